@@ -1,0 +1,27 @@
+"""TADiSR: text-aware real-world image super-resolution (Hu et al.). One picture in, one 4x picture and text mask out.
+
+    import tadisr
+    model = tadisr.load()                       # the compact model that ships with the pack
+    result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> result.image, result.mask
+"""
+
+from .config import ModelConfig, preset
+from .errors import CheckpointError, ConfigError, ImageError, TADiSRError
+from .model import Output, TADiSR
+from .pipeline import Upscaled, load, upscale
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "ImageError",
+    "ModelConfig",
+    "Output",
+    "TADiSR",
+    "TADiSRError",
+    "Upscaled",
+    "load",
+    "preset",
+    "upscale",
+]

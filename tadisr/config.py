@@ -1,0 +1,278 @@
+"""What a model is made of: frozen dataclasses, their JSON form, and the named presets.
+
+Every choice on which the paper is silent is a field here, so the other reading is one word away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import ConfigError
+
+SCALE = 4  # the network's own magnification: LR is resized x4 before it is encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """The base's noise schedule and the one timestep that is used (Sec. 4.1: t = 200)."""
+
+    timestep: int = 200
+    train_steps: int = 1100
+    beta_start: float = 0.00085
+    beta_end: float = 0.014
+    alpha_bar: float | None = None  # given: used as it is (the authors' release borrows sd-turbo's)
+
+    def alpha_beta(self) -> tuple[float, float]:
+        """alpha_t and beta_t of Eq. 1: sqrt(abar_t) and sqrt(1 - abar_t) of the scaled-linear schedule."""
+        if self.alpha_bar is not None:
+            return math.sqrt(self.alpha_bar), math.sqrt(1 - self.alpha_bar)
+        lo, hi = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
+        step = (hi - lo) / (self.train_steps - 1)
+        alpha_bar = math.prod(1 - (lo + step * i) ** 2 for i in range(self.timestep + 1))
+        return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """The fixed prompt. `tokens` x `width` is the shape of its embedding."""
+
+    text: str = "best quality,highres,extremely detailed,text"
+    word: str = "text"
+    tokens: int = 256
+    width: int = 4096
+    pooled: int = 4096  # width of the pooled embedding, 0: the base takes none
+    # SDXL's (original size, crop, target size) micro-conditioning; empty: the base takes none.
+    # The paper does not publish its values: the training tile's size, crop (0, 0).
+    time_ids: tuple[int, ...] = (768, 768, 0, 0, 768, 768)
+    learned: bool = False  # the rows are parameters of the model (compact), not an encoder's output
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAttentionConfig:
+    """Which responses to the word make a_tex (Sec. 3.2)."""
+
+    enabled: bool = True  # False: the paper's ablation "w/o TACA", the latent itself feeds the text decoder
+    response: Literal["score", "probability"] = "score"  # Eq. 3's q.k/sqrt(d), or the softmax as DAAM records it
+    mid_block: bool = True  # also the layers of the U-Net's mid block
+    heads: Literal["all", "second_half"] = "all"
+    position: int | None = None  # None: the word's own tokens; a number: that row of the prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The joint segmentation decoders (Sec. 3.3)."""
+
+    joint: bool = True  # False: the paper's ablation "w/o JSD", the image decoder alone
+    # Input width of the text decoder and the output width of each of its up blocks.
+    text_channels: tuple[int, ...] = (512, 512, 512, 256, 256)
+    text_layers: int = 2  # residual blocks in each of its up blocks
+    text_mid_block: bool = False  # a mid block between W_a and the up blocks
+    norm_groups: int = 32
+    skips: bool = True  # 1x1 convolutions from the encoder into every up block but the first
+    zero_skips: bool = True  # they start at zero (a pretrained decoder must not notice them)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Fig. 2: LoRA on the U-Net and on the image decoder. Targets are suffixes of module names."""
+
+    unet_rank: int = 4
+    vae_rank: int = 2
+    alpha: float = 8.0
+    unet_targets: tuple[str, ...] = (
+        "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out",
+        "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+    )  # fmt: skip
+    vae_targets: tuple[str, ...] = (
+        "conv1", "conv2", "conv_in", "conv_shortcut", "conv", "conv_out", "to_k", "to_q", "to_v", "to_out.0",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A whole TADiSR. `unet` and `vae` are the arguments of diffusers' UNet2DConditionModel and AutoencoderKL."""
+
+    name: str
+    unet: dict[str, Any]
+    vae: dict[str, Any]
+    # The VAE sees pixel_unshuffle(picture, patch): compact puts its work at LR resolution this way.
+    patch: int = 1
+    residual: bool = False  # the decoders' picture is added to the upscaled input
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    text_attention: TextAttentionConfig = field(default_factory=TextAttentionConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    lora: LoRAConfig | None = field(default_factory=LoRAConfig)  # None: every weight is trained and stored
+
+    @property
+    def scale(self) -> int:
+        return SCALE
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels of the picture to one of the latent, along a side (8 for all presets)."""
+        return self.patch * 2 ** (len(self.vae["block_out_channels"]) - 1)
+
+    @property
+    def multiple(self) -> int:
+        """Both sides of the upscaled input must be multiples of this."""
+        return self.latent_factor * 2 ** (len(self.unet["block_out_channels"]) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
+        """The inverse of `to_dict` (also after a round through JSON). Raises ConfigError on unknown fields."""
+        return build(cls, data, "config")
+
+
+def build(cls: type, data: Any, where: str) -> Any:
+    """A dataclass from a table of its fields, checked strictly. Raises ConfigError naming the field `where.name`."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} is {type(data).__name__}, expected a table of fields.")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        known = ", ".join(hints)
+        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}; known are {known}.")
+    try:
+        return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where} is incomplete: {error}.") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _any_of(options, value, where)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        if value not in options:
+            raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(map(repr, options))}.")
+        return value
+    if origin is tuple:
+        return tuple(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} is {value!r}, expected {plain.__name__}.")
+    return value
+
+
+def _any_of(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    """The value as the first of a union's members that takes it."""
+    if value is None and type(None) in options:
+        return None
+    members = [option for option in options if option is not type(None)]
+    problems = []
+    for option in members:
+        try:
+            return _value(option, value, where)
+        except ConfigError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    raise ConfigError(" Or: ".join(map(str, problems)))
+
+
+def _kolors_unet() -> dict[str, Any]:
+    return {
+        "in_channels": 4,
+        "out_channels": 4,
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 2,
+        "transformer_layers_per_block": [1, 2, 10],
+        "attention_head_dim": [5, 10, 20],
+        "cross_attention_dim": 2048,
+        "encoder_hid_dim": 4096,
+        "encoder_hid_dim_type": "text_proj",
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 5632,
+        "use_linear_projection": True,
+    }
+
+
+def _kolors_vae() -> dict[str, Any]:
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "sample_size": 1024,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "scaling_factor": 0.13025,
+    }
+
+
+def kolors() -> ModelConfig:
+    """The paper's model on the frozen Kolors base."""
+    return ModelConfig(name="kolors", unet=_kolors_unet(), vae=_kolors_vae())
+
+
+def compact() -> ModelConfig:
+    """The same network at small widths with all its own weights; ships with the pack.
+
+    Its autoencoder works on 4x4 patches of the upscaled input, that is at LR resolution, and brings them to the
+    same f8 latent; the up block at LR resolution holds most of the capacity.
+    """
+    unet = {
+        "in_channels": 8,
+        "out_channels": 8,
+        "sample_size": 16,
+        "block_out_channels": [48, 64],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "transformer_layers_per_block": 1,
+        "attention_head_dim": [4, 4],
+        "cross_attention_dim": 64,
+        "norm_num_groups": 16,
+        "use_linear_projection": True,
+    }
+    vae = {
+        "in_channels": 3 * 4**2,
+        "out_channels": 3 * 4**2,
+        "sample_size": 32,
+        "block_out_channels": [48, 64],
+        "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+        "latent_channels": 8,
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "scaling_factor": 1.0,
+        "mid_block_add_attention": False,
+    }
+    return ModelConfig(
+        name="compact",
+        unet=unet,
+        vae=vae,
+        patch=4,
+        residual=True,
+        prompt=PromptConfig(tokens=4, width=64, pooled=0, time_ids=(), learned=True),
+        decoder=DecoderConfig(text_channels=(24, 24, 24), norm_groups=8, zero_skips=False),
+        lora=None,
+    )
+
+
+PRESETS = {"kolors": kolors, "compact": compact}
+
+
+def preset(name: str) -> ModelConfig:
+    """The named config. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset {name!r}; known are {', '.join(PRESETS)}.")
+    return PRESETS[name]()

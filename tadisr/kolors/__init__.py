@@ -1,0 +1,1 @@
+"""The frozen base of the paper: Kolors' U-Net and VAE."""

@@ -1,0 +1,98 @@
+"""The network: encode, denoise, text attention, decode. One picture in, one picture and one text mask out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .decode import decode
+from .decoder import JointParts
+from .denoise import denoise
+from .encode import encode
+from .errors import ImageError
+from .prompt import Prompt
+from .text_attention import Recorder, TextProjection
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one pass gives. The picture is not clamped; the mask is logits, None without the joint decoders."""
+
+    image: Tensor  # (B, 3, H, W), about [0, 1]
+    mask_logits: Tensor | None  # (B, 1, H, W)
+    latent: Tensor  # z_H (B, c, H/8, W/8), scaled
+    responses: list[Tensor]  # a_tex^1..M, each (B, heads, h, w)
+
+
+class TADiSR(nn.Module):
+    """Fig. 2 as a module. `unet` and `vae` are the base; the rest is what TADiSR adds to it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.base_digest: str | None = None  # of the frozen base, set by whoever loads one
+        self.vae: AutoencoderKL = AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
+        self.unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config.unet)  # pyright: ignore[reportAttributeAccessIssue]
+        self.prompt = Prompt(config.prompt)
+        self.recorder = Recorder(self.unet, config.text_attention)
+        self.text_attention: TextProjection | None = None
+        if config.decoder.joint:
+            # Without text-aware attention the text decoder starts from the denoised latent instead.
+            channels = self.recorder.channels if config.text_attention.enabled else config.vae["latent_channels"]
+            self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0])
+        self.decoder = JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
+        if config.residual:
+            nn.init.zeros_(self.vae.decoder.conv_out.weight)  # training starts from the upscaled input itself
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vae.decoder.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vae.decoder.conv_in.weight.device
+
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
+        return encode(self.vae, F.pixel_unshuffle(image * 2 - 1, self.config.patch))
+
+    def denoise(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """z_L -> z_H of the same shape (Eq. 1), and the layers' responses to the word (Eq. 3)."""
+        return denoise(self.unet, self.recorder, latent, self.prompt, self.config.schedule)
+
+    def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
+        """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders."""
+        if self.text_attention is None:
+            return None
+        sources = responses if self.config.text_attention.enabled else [latent]
+        return self.text_attention(sources, (latent.shape[2], latent.shape[3]))
+
+    def decode(self, latent: Tensor, a_tex: Tensor | None, skips: list[Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W) (Eq. 5-6)."""
+        image, logits = decode(self.vae, self.decoder, latent, a_tex, skips)
+        image = F.pixel_shuffle(image, self.config.patch)
+        return image / 2 if self.config.residual else image / 2 + 0.5, (
+            None if logits is None else F.pixel_shuffle(logits, self.config.patch)
+        )
+
+    def forward(self, image: Tensor) -> Output:
+        """image: the upscaled input (B, 3, H, W) in [0, 1], both sides multiples of `config.multiple`."""
+        height, width = image.shape[-2:]
+        if image.ndim != 4 or image.shape[1] != 3 or height % self.config.multiple or width % self.config.multiple:
+            raise ImageError(
+                f"The network got {tuple(image.shape)}, expected (B, 3, H, W) with sides that are multiples of "
+                f"{self.config.multiple}; upscale() takes pictures of any size."
+            )
+        latent, skips = self.encode(image)
+        latent, responses = self.denoise(latent)
+        a_tex = self.project(latent, responses)
+        picture, mask_logits = self.decode(latent, a_tex, skips)
+        if self.config.residual:
+            picture = picture + image
+        return Output(picture, mask_logits, latent, responses)
