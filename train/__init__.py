@@ -1,0 +1,1 @@
+"""Everything that makes TADiSR's weights or judges them."""

@@ -1,0 +1,1 @@
+"""Readers and generators of (LR, HR, mask) triplets."""

@@ -1,0 +1,443 @@
+"""An endless, seeded stream of (LR, HR, mask) with no data set at all: text rendered onto photographs.
+
+Sample i depends on nothing but (seed, i), so a stream can be cut anywhere and taken up again. The mask is the
+glyphs' own coverage, warped together with them: exact by construction.
+
+    python -m train.data.rendered sheet.png --n 32 --backgrounds /usr/share/wallpapers    # look at it
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tadisr.config import SCALE
+from tadisr.errors import ConfigError
+
+from .degradation import mixture
+from .strings import SCRIPTS, line, paragraph
+
+Array = NDArray[np.float32]
+Color = NDArray[np.float32]
+
+PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shorter side
+PICTOGRAMS = ("symbol", "dingbat", "d050000l", "emoji", "math", "music")  # fonts whose letters are other signs
+MARGIN = 1.5  # the canvas is this much larger than the crop, so that turned text reaches its corners
+
+
+class RenderedText(IterableDataset[dict[str, Tensor]]):
+    """`lr` (3, c/4, c/4), `hr` (3, c, c), `mask` (1, c, c), float32 in [0, 1], without end.
+
+    backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
+    `degradation.PRESETS`. start: the first sample's index. Raises ConfigError where no font is found.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: int = 128,
+        seed: int = 0,
+        backgrounds: list[Path] | None = None,
+        fonts: list[Path] | None = None,
+        degradation: dict[str, float] | None = None,
+        start: int = 0,
+    ) -> None:
+        if crop % 16:
+            raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
+        self.crop, self.seed, self.start = crop, seed, start
+        self.degradation = degradation or {"ftsr": 1.0}
+        self.photographs = load_photographs(backgrounds or [])
+        self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        worker = get_worker_info()
+        index, step = (self.start, 1) if worker is None else (self.start + worker.id, worker.num_workers)
+        cv2.setNumThreads(0)
+        while True:
+            yield self.sample(index)
+            index += step
+
+    def sample(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        hr, mask = self.scene(rng)
+        lr = mixture(hr, self.degradation, rng)
+        return {"lr": _tensor(lr), "hr": _tensor(hr), "mask": _tensor(mask[..., None])}
+
+    def scene(self, rng: Generator) -> tuple[Array, Array]:
+        """One HR picture (c, c, 3), quantised to 8 bits, and its mask (c, c)."""
+        size = round(self.crop * MARGIN / 16) * 16
+        kinds = list(SCENES)
+        kind = kinds[int(rng.choice(len(kinds), p=[share for _, share in SCENES.values()]))]
+        page = Page(size, self, rng)
+        SCENES[kind][0](page, rng)
+        picture, mask = page.finish(self.crop, rng)
+        return (np.clip(picture, 0, 1) * 255).round().astype(np.float32) / 255, mask
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32))
+
+
+# ---- what a page is made of -----------------------------------------------------------------------------------------
+
+
+class Page:
+    """A canvas that text is laid on: the picture (S, S, 3) and the mask (S, S)."""
+
+    def __init__(self, size: int, stream: RenderedText, rng: Generator) -> None:
+        self.size, self.stream, self.rng = size, stream, rng
+        self.picture = background(size, stream.photographs, rng)
+        self.mask = np.zeros((size, size), np.float32)
+        self.turned = False
+
+    def font(self, script: str, pixels: float) -> ImageFont.FreeTypeFont:
+        """A random font that has the script; `pixels` is the em height."""
+        paths = self.stream.fonts[script]
+        path, face = paths[int(self.rng.integers(len(paths)))]
+        return open_font(path, face, max(6, round(pixels)))
+
+    def script(self) -> str:
+        """Latin and Chinese mostly, whatever else the fonts have now and then."""
+        others = [s for s in self.stream.fonts if s not in ("latin", "chinese")]
+        if others and self.rng.random() < 0.06:
+            return others[int(self.rng.integers(len(others)))]
+        return "chinese" if "chinese" in self.stream.fonts and self.rng.random() < 0.5 else "latin"
+
+    def panel(self, box: tuple[int, int, int, int], color: Color, opacity: float) -> None:
+        left, top, right, bottom = box
+        region = self.picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        region += (color - region) * opacity
+
+    def ink(self, coverage: Array, color: Color, opacity: float, *, is_text: bool = True) -> None:
+        """Lay a colour on the picture through a coverage (S, S) in [0, 1]."""
+        self.picture += (color - self.picture) * (coverage * opacity)[..., None]
+        if is_text:
+            self.mask = np.maximum(self.mask, coverage)
+
+    def finish(self, crop: int, rng: Generator) -> tuple[Array, Array]:
+        """Cut the crop, turned and in perspective for some."""
+        if not self.turned and rng.random() < 0.25:
+            return self._warped(crop, rng)
+        top, left = rng.integers(0, self.size - crop + 1, 2)
+        window = np.s_[top : top + crop, left : left + crop]
+        return self.picture[window], self.mask[window]
+
+    def _warped(self, crop: int, rng: Generator) -> tuple[Array, Array]:
+        angle = rng.normal(0, 0.12) if rng.random() < 0.8 else rng.uniform(-0.8, 0.8)
+        half = crop / 2 / (1 + 0.25 * min(abs(angle) * 4, 1))
+        corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+        corners *= 1 + rng.uniform(-0.12, 0.12, (4, 2)) * (rng.random() < 0.6)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        source = (corners @ turn.T + self.size / 2).astype(np.float32)
+        target = np.array([[0, 0], [crop, 0], [crop, crop], [0, crop]], np.float32)
+        matrix = cv2.getPerspectiveTransform(source, target)
+        both = np.dstack([self.picture, self.mask])
+        warped = cv2.warpPerspective(both, matrix, (crop, crop), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        return warped[..., :3], np.clip(warped[..., 3], 0, 1)
+
+
+def coverage(size: int, draw: Callable[[ImageDraw.ImageDraw], None]) -> Array:
+    """What `draw` paints white on black, (S, S) in [0, 1]."""
+    canvas = Image.new("L", (size, size))
+    draw(ImageDraw.Draw(canvas))
+    return np.asarray(canvas, np.float32) / 255
+
+
+def ink_pair(ground: Color, rng: Generator) -> Color:
+    """A colour that can be read on `ground`: mostly strong contrast, sometimes little."""
+    luma = float(ground @ np.array([0.299, 0.587, 0.114], np.float32))
+    contrast = rng.uniform(0.5, 1.0) if rng.random() < 0.75 else rng.uniform(0.15, 0.5)
+    target = luma - contrast if (luma > 0.5) == (rng.random() < 0.92) else luma + contrast
+    target = float(np.clip(target, 0, 1))
+    if abs(target - luma) < 0.15:
+        target = float(np.clip(luma + (0.5 if luma < 0.5 else -0.5), 0, 1))
+    tint = rng.uniform(-1, 1, 3) * (0.02 if rng.random() < 0.5 else 0.35)
+    return np.clip(target + tint * min(target + 0.1, 1.1 - target), 0, 1).astype(np.float32)
+
+
+def font_pixels(rng: Generator) -> float:
+    """Em heights: most between 12 and 48 HR pixels, down to the barely legible and up to the whole crop."""
+    return float(np.clip(math.exp(rng.normal(math.log(21), 0.5)), 9, 100))
+
+
+# ---- the scenes -----------------------------------------------------------------------------------------------------
+
+
+def document(page: Page, rng: Generator) -> None:
+    """Dense lines of one size on paper: books, receipts, lists, screens."""
+    ground = paper(page, rng)
+    script, pixels = page.script(), float(np.clip(math.exp(rng.normal(math.log(16), 0.35)), 9, 40))
+    font, leading = page.font(script, pixels), rng.uniform(1.15, 1.9)
+    indent = rng.uniform(-2 * pixels, 2 * pixels)
+    numbers = rng.random() < 0.25
+
+    def draw(d: ImageDraw.ImageDraw) -> None:
+        y = rng.uniform(-pixels, pixels)
+        while y < page.size:
+            text = line(script, rng, numbers=True) if numbers else paragraph(script, rng, round(page.size / pixels * 2.5))
+            d.text((indent + (rng.uniform(0, page.size / 2) if rng.random() < 0.1 else 0), y), text, font=font, fill=255)
+            y += pixels * leading * (1 if rng.random() < 0.93 else 2)
+
+    page.ink(coverage(page.size, draw), ink_pair(ground, rng), rng.uniform(0.75, 1))
+    if rng.random() < 0.15:
+        rule(page, ink_pair(ground, rng), rng)
+
+
+def paper(page: Page, rng: Generator) -> Color:
+    """Fill the page with paper, or a dark screen, lightly shaded; its colour."""
+    base = rng.uniform(0.75, 1.0) if rng.random() < 0.8 else rng.uniform(0, 0.3)
+    ground = np.clip(base + rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
+    page.panel((0, 0, page.size, page.size), ground, 1.0 if rng.random() < 0.7 else rng.uniform(0.85, 1))
+    shade = gradient(page.size, rng) * rng.uniform(0, 0.25)
+    page.picture *= (1 - shade)[..., None]
+    if rng.random() < 0.4:
+        page.picture += rng.normal(0, rng.uniform(0, 0.02), (page.size, page.size, 1)).astype(np.float32)
+    return page.picture.mean((0, 1))
+
+
+def rule(page: Page, color: Color, rng: Generator) -> None:
+    """A table's lines: not text."""
+
+    def draw(d: ImageDraw.ImageDraw) -> None:
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(page.size))
+            ends = ((0, at), (page.size, at)) if rng.random() < 0.5 else ((at, 0), (at, page.size))
+            d.line(ends, fill=255, width=int(rng.integers(1, 3)))
+
+    page.ink(coverage(page.size, draw), color, rng.uniform(0.4, 1), is_text=False)
+
+
+def signs(page: Page, rng: Generator) -> None:
+    """Lines of different sizes on a photograph, some on panels, some outlined or shadowed."""
+    y = rng.uniform(0, page.size * 0.25)
+    while y < page.size:
+        script, pixels = page.script(), font_pixels(rng)
+        font, text = page.font(script, pixels), line(script, rng)
+        x = rng.uniform(-pixels, page.size * 0.4)
+        left, top, right, bottom = (round(v) for v in font.getbbox(text))
+        box = (round(x) + left, round(y) + top, round(x) + right, round(y) + bottom)
+        ground = local_color(page, box)
+        if rng.random() < 0.45:
+            pad = int(pixels * rng.uniform(0.1, 0.5)) + 1
+            ground = rng.uniform(0, 1, 3).astype(np.float32)
+            page.panel((box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad), ground, rng.uniform(0.7, 1))
+        color = ink_pair(ground, rng)
+        decorate(page, (round(x), round(y)), text, font, color, pixels, rng)
+        glyphs = coverage(page.size, lambda d, at=(round(x), round(y)), t=text, f=font: d.text(at, t, font=f, fill=255))
+        page.ink(glyphs, color, rng.uniform(0.8, 1))
+        y += (bottom - top) + pixels * rng.uniform(0.3, 1.5)
+
+
+def decorate(
+    page: Page, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, color: Color, pixels: float, rng: Generator
+) -> None:
+    """An outline or a shadow under the text, as subtitles and signs have; never part of the mask."""
+    choice = rng.random()
+    if choice > 0.3:
+        return
+    contrast = (1 - color).astype(np.float32)
+    width = max(1, round(pixels * rng.uniform(0.04, 0.1)))
+    offset = (0, 0) if choice < 0.15 else (width, width)
+    under = coverage(
+        page.size,
+        lambda d: d.text((at[0] + offset[0], at[1] + offset[1]), text, font=font, fill=255, stroke_width=width * (choice < 0.15)),
+    )
+    page.ink(under, contrast, rng.uniform(0.5, 1), is_text=False)
+
+
+def local_color(page: Page, box: tuple[int, int, int, int]) -> Color:
+    left, top, right, bottom = (int(np.clip(v, 0, page.size)) for v in box)
+    region = page.picture[top:bottom, left:right]
+    return region.mean((0, 1)) if region.size else page.picture.mean((0, 1))
+
+
+def columns(page: Page, rng: Generator) -> None:
+    """Text written downwards, right to left."""
+    ground = paper(page, rng) if rng.random() < 0.5 else page.picture.mean((0, 1))
+    script = "chinese" if "chinese" in page.stream.fonts else page.script()
+    pixels = font_pixels(rng)
+    font, color = page.font(script, pixels), ink_pair(ground, rng)
+
+    def draw(d: ImageDraw.ImageDraw) -> None:
+        x = page.size - pixels * rng.uniform(0.5, 2)
+        while x > -pixels:
+            y = rng.uniform(-pixels, pixels * 2)
+            for character in paragraph(script, rng, round(page.size / pixels) + 2):
+                d.text((x, y), character, font=font, fill=255)
+                y += pixels * 1.08
+            x -= pixels * rng.uniform(1.2, 2.2)
+
+    page.ink(coverage(page.size, draw), color, rng.uniform(0.8, 1))
+
+
+def curved(page: Page, rng: Generator) -> None:
+    """A line bent along an arc, as round labels and badges have it."""
+    script, pixels = page.script(), font_pixels(rng)
+    font, color = page.font(script, pixels), ink_pair(page.picture.mean((0, 1)), rng)
+    straight = coverage(
+        page.size, lambda d: d.text((0, page.size / 2 - pixels / 2), paragraph(script, rng, 30), font=font, fill=255)
+    )
+    bend, phase = rng.uniform(0.1, 0.35) * page.size, rng.uniform(0, math.pi)
+    x, y = np.meshgrid(np.arange(page.size, dtype=np.float32), np.arange(page.size, dtype=np.float32))
+    shift = (bend * np.sin(x / page.size * math.pi + phase)).astype(np.float32)
+    page.ink(np.clip(cv2.remap(straight, x, y + shift, cv2.INTER_CUBIC), 0, 1), color, rng.uniform(0.85, 1))
+    page.turned = True
+
+
+def plain(page: Page, rng: Generator) -> None:
+    """A picture without text."""
+    page.turned = rng.random() < 0.8
+
+
+SCENES: dict[str, tuple[Callable[[Page, Generator], None], float]] = {
+    "document": (document, 0.34),
+    "signs": (signs, 0.34),
+    "columns": (columns, 0.09),
+    "curved": (curved, 0.05),
+    "plain": (plain, 0.18),
+}
+
+
+# ---- grounds --------------------------------------------------------------------------------------------------------
+
+
+def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator) -> Array:
+    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3)."""
+    if not photographs or rng.random() < 0.12:
+        return procedural(size, rng)
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    side = min(photograph.shape[:2])
+    cut = int(np.clip(size * rng.uniform(1.3, 4.0), 8, side))
+    top, left = (int(rng.integers(extent - cut + 1)) for extent in photograph.shape[:2])
+    piece = photograph[top : top + cut, left : left + cut]
+    way = cv2.INTER_AREA if cut > size else cv2.INTER_CUBIC
+    ground = cv2.resize(piece, (size, size), interpolation=way).astype(np.float32) / 255
+    return np.ascontiguousarray(ground[:, ::-1]) if rng.random() < 0.5 else ground
+
+
+def procedural(size: int, rng: Generator) -> Array:
+    """Two colours mixed by a gradient, stripes, or soft noise."""
+    first, second = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    way = rng.integers(3)
+    if way == 0:
+        mix = gradient(size, rng)
+    elif way == 1:
+        mix = (np.sin(gradient(size, rng) * rng.uniform(10, 120)) > rng.uniform(-0.5, 0.5)).astype(np.float32)
+    else:
+        coarse = rng.uniform(0, 1, (int(rng.integers(3, 24)),) * 2).astype(np.float32)
+        mix = np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
+    return first + (second - first) * mix[..., None]
+
+
+def gradient(size: int, rng: Generator) -> Array:
+    """A ramp from 0 to 1 in a random direction, (S, S)."""
+    angle = rng.uniform(0, 2 * math.pi)
+    axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    ramp = math.cos(angle) * axis[None] + math.sin(angle) * axis[:, None]
+    return (ramp - ramp.min()) / (ramp.max() - ramp.min())
+
+
+def load_photographs(folders: list[Path]) -> list[NDArray[np.uint8]]:
+    """Up to PHOTOGRAPHS pictures, evenly from all that the folders hold, in a fixed order."""
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ConfigError(f"There is no folder of backgrounds {missing[0]}.")
+    kinds = {".jpg", ".jpeg", ".png", ".webp"}
+    files = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in kinds and not p.is_symlink())
+    photographs, seen = [], set()
+    for path in files:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None or min(image.shape[:2]) < 700:
+            continue
+        thumbnail = cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA)
+        key = (thumbnail // 24).tobytes()  # one picture often lies there in many sizes
+        if key in seen:
+            continue
+        seen.add(key)
+        factor = min(1.0, 1600 / min(image.shape[:2]))
+        small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        photographs.append(np.ascontiguousarray(small[..., ::-1]))
+    step = max(1, math.ceil(len(photographs) / PHOTOGRAPHS))
+    return photographs[::step]
+
+
+# ---- fonts ----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def open_font(path: str, face: int, pixels: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, pixels, index=face, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache(maxsize=4)
+def find_fonts(folders: tuple[Path, ...]) -> dict[str, list[tuple[str, int]]]:
+    """Script -> (file, face) of every font that has it. Raises ConfigError where no font has Latin letters."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    files = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in {".ttf", ".ttc", ".otf"})
+    for path in files:
+        if any(word in path.name.lower() for word in PICTOGRAMS):
+            continue
+        for script, probe in SCRIPTS.items():
+            if _covers(str(path), probe):
+                found.setdefault(script, []).append((str(path), 0))
+    if "latin" not in found:
+        where = ", ".join(map(str, folders))
+        raise ConfigError(f"No font with Latin letters lies under {where}: install some, for instance fonts-dejavu-core.")
+    return found
+
+
+def _covers(path: str, probe: str) -> bool:
+    """Whether each of the probe's characters has a shape of its own, not the font's sign for a missing one."""
+    try:
+        font = open_font(path, 0, 24)
+        missing = bytes(font.getmask("\U000e0fff"))
+        shapes = {bytes(font.getmask(character)) for character in probe}
+    except OSError:
+        return False
+    return len(shapes) == len(probe) and missing not in shapes and all(any(shape) for shape in shapes)
+
+
+# ---- a sheet to look at -----------------------------------------------------------------------------------------------
+
+
+def sheet(stream: RenderedText, count: int, path: str | Path) -> None:
+    """LR brought up, HR and mask of the first samples, side by side."""
+    rows = []
+    for index in range(count):
+        sample = stream.sample(index)
+        lr, hr, mask = ((sample[key].numpy().transpose(1, 2, 0) * 255).astype(np.uint8) for key in ("lr", "hr", "mask"))
+        up = cv2.resize(lr, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+        rows.append(np.hstack([up, hr, mask.repeat(3, 2)]))
+    across = 3 if count % 3 == 0 else 1
+    grid = [np.hstack(rows[i : i + across]) for i in range(0, count, across)]
+    Image.fromarray(np.vstack(grid)).save(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.data.rendered", description=__doc__.splitlines()[0])
+    parser.add_argument("out", help="the sheet, a PNG")
+    parser.add_argument("--n", type=int, default=24)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backgrounds", nargs="*", type=Path, default=[])
+    parser.add_argument("--degradation", default="light", help="a preset's name")
+    a = parser.parse_args(argv)
+    sheet(RenderedText(crop=a.crop, seed=a.seed, backgrounds=a.backgrounds, degradation={a.degradation: 1.0}), a.n, a.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

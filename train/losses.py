@@ -1,0 +1,112 @@
+"""The training objective, Eq. 7-9: l_tot = l_img + l_seg, every term with its own weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import kornia
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tadisr.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of Sec. 3.4. Zero switches a term off; LPIPS is switched off by the word."""
+
+    mse: float = 1.0
+    lpips: float | Literal["off"] = 5.0  # lambda_1
+    lpips_net: Literal["vgg", "alex"] = "vgg"  # the paper does not name LPIPS's network
+    mf: float = 10.0  # lambda_2
+    gamma: float = 2.0  # of l_mf; not given in the paper, 2 in the authors' code
+    seg_mse: float = 1.0
+    focal: float = 10.0  # lambda_3
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    dice: float = 1.0  # lambda_4
+    seg: float = 1.0  # weight of l_seg as a whole; the paper adds the two as they are
+
+
+def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_mask: Tensor, gamma: float) -> Tensor:
+    """l_mf of Eq. 8. Pictures (B, 3, H, W), masks (B, 1, H, W) in [0, 1] -> scalar.
+
+    The Sobel difference counts by how wrong the mask is there. Without a predicted mask (the ablation "w/o JSD")
+    every pixel counts fully.
+    """
+    edges = kornia.filters.spatial_gradient(image - target)  # (B, 3, 2, H, W): Sobel is linear
+    if mask is None:
+        return edges.square().mean()
+    wrong = 1 - mask * target_mask - (1 - mask) * (1 - target_mask)
+    return (wrong.pow(gamma).unsqueeze(2) * edges.square()).mean()
+
+
+def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Lin et al.'s focal loss on logits, for targets in [0, 1]. Any shape -> scalar."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probability = logits.sigmoid()
+    wrong = probability * (1 - target) + (1 - probability) * target
+    balance = alpha * target + (1 - alpha) * (1 - target)
+    return (balance * wrong.pow(gamma) * cross_entropy).mean()
+
+
+def dice(probability: Tensor, target: Tensor) -> Tensor:
+    """1 - 2|s s'| / (|s| + |s'|), one value a picture, smoothed by one pixel. (B, 1, H, W) -> scalar."""
+    overlap = (probability * target).sum((1, 2, 3))
+    total = probability.sum((1, 2, 3)) + target.sum((1, 2, 3))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+def lpips_backbone_file(net: str) -> Path:
+    """Where torchvision keeps the ImageNet weights that LPIPS stands on."""
+    import torchvision
+
+    weights = {"vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1, "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1}
+    return Path(torch.hub.get_dir()) / "checkpoints" / weights[net].url.rsplit("/", 1)[1]
+
+
+def make_lpips(net: str, *, random_backbone: bool = False) -> nn.Module:
+    """LPIPS on pictures in [-1, 1], frozen. Raises ConfigError where its backbone is not on disk: nothing downloads."""
+    try:
+        import lpips
+    except ImportError as error:
+        raise ConfigError("LPIPS needs the package lpips: pip install 'tadisr[train]', or set lpips: off.") from error
+    if not random_backbone and not lpips_backbone_file(net).exists():
+        raise ConfigError(
+            f"LPIPS needs {lpips_backbone_file(net)}, which is not there; put torchvision's file in its place or set "
+            "lpips: off in the config."
+        )
+    return lpips.LPIPS(net=net, pnet_rand=random_backbone, verbose=False).requires_grad_(False).eval()
+
+
+class Objective(nn.Module):
+    """l_tot and its parts. `random_backbone` is for tests of the LPIPS path where no weights can be had."""
+
+    def __init__(self, config: LossConfig, *, random_backbone: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.lpips = None if config.lpips == "off" else make_lpips(config.lpips_net, random_backbone=random_backbone)
+
+    def forward(self, image: Tensor, logits: Tensor | None, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
+        """Pictures (B, 3, H, W) in [0, 1]; logits and mask (B, 1, H, W) -> the weighted terms, their sum as `total`."""
+        c = self.config
+        mask = None if logits is None else logits.sigmoid()
+        terms: dict[str, Tensor] = {}
+        if c.mse:
+            terms["mse"] = c.mse * F.mse_loss(image, target)
+        if self.lpips is not None and c.lpips != "off":
+            terms["lpips"] = c.lpips * self.lpips(image * 2 - 1, target * 2 - 1).mean()
+        if c.mf:
+            terms["mf"] = c.mf * modified_focal(image, target, mask, target_mask, c.gamma)
+        if logits is not None and mask is not None:
+            if c.seg_mse:
+                terms["seg_mse"] = c.seg * c.seg_mse * F.mse_loss(mask, target_mask)
+            if c.focal:
+                terms["focal"] = c.seg * c.focal * focal(logits, target_mask, c.focal_alpha, c.focal_gamma)
+            if c.dice:
+                terms["dice"] = c.seg * c.dice * dice(mask, target_mask)
+        terms["total"] = torch.stack(list(terms.values())).sum()
+        return terms
