@@ -8,11 +8,12 @@
 from .config import ModelConfig, preset
 from .errors import CheckpointError, ConfigError, ImageError, TADiSRError
 from .model import Output, TADiSR
-from .pipeline import Upscaled, load, upscale
+from .pipeline import COMPACT, Upscaled, load, upscale, upscale_in_memory
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "COMPACT",
     "CheckpointError",
     "ConfigError",
     "ImageError",
@@ -24,4 +25,5 @@ __all__ = [
     "load",
     "preset",
     "upscale",
+    "upscale_in_memory",
 ]

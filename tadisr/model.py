@@ -89,10 +89,10 @@ class TADiSR(nn.Module):
                 f"The network got {tuple(image.shape)}, expected (B, 3, H, W) with sides that are multiples of "
                 f"{self.config.multiple}; upscale() takes pictures of any size."
             )
-        latent, skips = self.encode(image)
+        latent, skips = self.encode(image.to(self.dtype))
         latent, responses = self.denoise(latent)
         a_tex = self.project(latent, responses)
         picture, mask_logits = self.decode(latent, a_tex, skips)
         if self.config.residual:
-            picture = picture + image
+            picture = picture.to(image.dtype) + image  # in the input's precision: half has too few steps for a picture
         return Output(picture, mask_logits, latent, responses)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,11 @@ from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .kolors.base import load_base
 from .model import TADiSR
 
+log = logging.getLogger(__name__)
+
 COMPACT = Path(__file__).parent / "weights" / "compact.safetensors"
+
+SMALLEST_TILE = 128  # below this a tile is all border
 
 Progress = Callable[[int, int], None]
 
@@ -62,7 +68,7 @@ def upscale(
 ) -> Upscaled:
     """Upscale a batch of pictures tile by tile.
 
-    image: (B, C, h, w) in [0, 1]; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA). scale: 1 to 4; the network magnifies
+    image: (B, C, h, w) in [0, 1], what lies outside is clamped; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA). scale: 1 to 4; the network magnifies
     by 4, less is an exact resize of that. tile, overlap: pixels of the x4 picture. color_fix: off, adain or wavelet,
     against the input. progress(done, total) is called after every batch of tiles; raise inside it to cancel.
     Raises ImageError, ConfigError.
@@ -70,7 +76,7 @@ def upscale(
     check(image, scale)
     device = device or model.device
     height, width = image.shape[-2:]
-    colors, alpha = split_alpha(image.float().cpu())
+    colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
     plan = tiling.Tiling(tile=tile, overlap=overlap, batch=batch)
     picture, mask = tiling.run_tiled(lambda x: run_tile(model, x, device), colors, tiling=plan, progress=progress)
     if color_fix != "off":
@@ -81,10 +87,39 @@ def upscale(
     return Upscaled(join_alpha(picture, alpha, channels=image.shape[1]), mask)
 
 
+def upscale_in_memory(
+    model: TADiSR,
+    image: Tensor,
+    *,
+    tile: int = 768,
+    overlap: int = 256,
+    batch: int = 1,
+    say: Callable[[str], object] = log.warning,
+    **arguments: Any,
+) -> Upscaled:
+    """`upscale`, and when the GPU's memory does not suffice again with one tile at a time, then with half the tile.
+
+    say: gets one sentence each time. Raises torch.cuda.OutOfMemoryError when the smallest tile is too large.
+    """
+    while True:
+        try:
+            return upscale(model, image, tile=tile, overlap=overlap, batch=batch, **arguments)
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1 and tile // 2 < SMALLEST_TILE:
+                raise
+        if batch > 1:
+            batch = 1
+        else:
+            tile, overlap = tile // 2, min(overlap, tile // 4)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        say(f"Out of memory: going on with tiles of {tile}, overlap {overlap}, {batch} at once.")
+
+
 def run_tile(model: TADiSR, tile: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """One batch of upscaled tiles (n, 3, H, W) in [0, 1], any size -> pictures and masks of that size in [0, 1]."""
     height, width = tile.shape[-2:]
-    padded = pad_to_multiple(tile, model.config.multiple).to(device, model.dtype)
+    padded = pad_to_multiple(tile, model.config.multiple).to(device)
     output = model(padded)
     picture = output.image[..., :height, :width].float().clamp(0, 1)
     if output.mask_logits is None:

@@ -1,0 +1,7 @@
+"""ComfyUI's door to TADiSR. Nothing of ComfyUI is imported until ComfyUI asks for the nodes."""
+
+
+async def comfy_entrypoint():
+    from .nodes import TADiSRExtension
+
+    return TADiSRExtension()

@@ -1,0 +1,16 @@
+"""The nodes, thin: what they do is in `tadisr`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import bridge
+from .loader import TADiSRLoader
+from .upscale import TADiSRUpscale
+
+bridge.register_model_folder()
+
+
+class TADiSRExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TADiSRLoader, TADiSRUpscale]

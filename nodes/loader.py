@@ -1,0 +1,42 @@
+"""TADiSR model -> the model in the host's hands."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import bridge
+
+
+class TADiSRLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSRLoader",
+            display_name="Load TADiSR Model",
+            category=bridge.CATEGORY,
+            description="Loads a text-aware upscaler: the compact model that comes with the pack, or one from models/tadisr.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=bridge.model_names(),
+                    default=bridge.BUILT_IN,
+                    tooltip="The compact model needs no download and runs on a CPU. Files in models/tadisr are listed after it.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["auto", *bridge.DTYPES],
+                    default="auto",
+                    tooltip="Number type of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
+                ),
+            ],
+            outputs=[bridge.Model.Output("tadisr_model", display_name="model", tooltip="Goes into Upscale with TADiSR.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, dtype: str) -> tuple[str, str, float]:
+        """A file that was replaced is loaded again."""
+        return model, dtype, bridge.model_path(model).stat().st_mtime
+
+    @classmethod
+    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
+        return io.NodeOutput(bridge.load_patcher(bridge.model_path(model), dtype))

@@ -1,0 +1,161 @@
+"""The command line: `python -m tadisr upscale IN... -o OUT`, `info FILE`, `bench`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import glob
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import adapter, bench, color
+from .config import SCALE
+from .errors import TADiSRError
+from .image import read_image, write_png
+from .pipeline import COMPACT, load, upscale_in_memory
+
+log = logging.getLogger("tadisr")
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Job = tuple[Path, Path]  # a picture, and the PNG it becomes
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m tadisr", description="Upscale pictures 4x and keep their text legible.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    up = commands.add_parser("upscale", help="upscale files, folders or globs")
+    up.add_argument("inputs", nargs="+", metavar="IN", help="a picture, a folder (searched deeply) or a glob")
+    up.add_argument("-o", "--out", required=True, type=Path, help="a folder; for one picture also NAME.png")
+    up.add_argument("--scale", type=float, default=SCALE, help="magnification, 1 to 4 (default 4)")
+    up.add_argument("--tile", type=int, default=768, help="tile side in pixels of the 4x picture (default 768)")
+    up.add_argument("--overlap", type=int, default=256, help="pixels two tiles share (default 256)")
+    up.add_argument("--batch", type=int, default=1, help="tiles run at once (default 1)")
+    up.add_argument("--color", choices=color.MODES, default="off", help="match the input's colours (default off)")
+    up.add_argument("--mask", action="store_true", help="write the text mask beside each picture, NAME_mask.png")
+    up.set_defaults(run=run_upscale)
+
+    info = commands.add_parser("info", help="print a checkpoint's config, digest and training record as JSON")
+    info.add_argument("file", nargs="?", type=Path, default=COMPACT, help="default: the compact model")
+    info.set_defaults(run=run_info)
+
+    measure = commands.add_parser("bench", help="measure the stages and print JSON")
+    measure.add_argument("--size", type=int, default=512, help="side of the 4x picture (default 512)")
+    measure.add_argument("--batch", type=int, default=1, help="pictures at once (default 1)")
+    measure.add_argument("--runs", type=int, default=5, help="measured runs, the median counts (default 5)")
+    measure.set_defaults(run=run_bench)
+
+    for command in (up, measure):
+        command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")
+        command.add_argument("--base", type=Path, help="folder of the frozen base, for an adapter")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+        command.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, 1 if a picture failed, 2 for wrong arguments, 130 when interrupted."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return arguments.run(arguments)
+    except TADiSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def run_upscale(arguments: argparse.Namespace) -> int:
+    jobs = list(plan(arguments.inputs, arguments.out))
+    if not jobs:
+        raise TADiSRError(f"No pictures in {' '.join(arguments.inputs)}; known are {', '.join(sorted(SUFFIXES))}.")
+    device, dtype = placement(arguments)
+    model = load(arguments.model, base=arguments.base, device=device, dtype=dtype)
+    failed = 0
+    for source, target in (bar := tqdm(jobs, unit="picture", disable=None)):
+        bar.set_postfix_str(source.name)
+        try:
+            result = upscale_in_memory(
+                model, read_image(source), scale=arguments.scale, tile=arguments.tile,
+                overlap=arguments.overlap, batch=arguments.batch, color_fix=arguments.color, say=bar.write,
+            )  # fmt: skip
+            write_png(target, result.image)
+            if arguments.mask:
+                write_png(target.with_name(f"{target.stem}_mask.png"), result.mask)
+        except (TADiSRError, OSError, MemoryError, RuntimeError) as error:
+            failed += 1
+            bar.write(f"failed: {source}: {error}", file=sys.stderr)
+    print(f"{len(jobs) - failed} of {len(jobs)} pictures upscaled into {arguments.out}")
+    return 1 if failed else 0
+
+
+def plan(inputs: list[str], out: Path) -> Iterator[Job]:
+    """What becomes what: a folder's tree is kept under `out`, files that are no pictures in it are passed over.
+
+    A target that two pictures would share (a.png, a.jpg) keeps the second one's suffix in its name: a.jpg.png.
+    Raises TADiSRError for an input that does not exist.
+    """
+    sources = [pair for text in inputs for pair in expand(text)]
+    if len(sources) == 1 and out.suffix.lower() == ".png" and not out.is_dir():
+        yield sources[0][0], out
+        return
+    taken: set[Path] = set()
+    for path, relative in sources:
+        target = out / relative.with_suffix(".png")
+        if target in taken:
+            target = out / relative.with_name(f"{relative.name}.png")
+        if target in taken:
+            raise TADiSRError(f"Two pictures would become {target}: give them to two calls with two folders.")
+        taken.add(target)
+        yield path, target
+
+
+def expand(text: str) -> list[tuple[Path, Path]]:
+    """A file, a folder or a glob as (file, its place under the output folder) in a fixed order."""
+    path = Path(text)
+    if path.is_dir():
+        return [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in SUFFIXES]
+    if path.is_file():
+        return [(path, Path(path.name))]
+    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
+    if not matches:
+        raise TADiSRError(f"There is no {text}.")
+    return [(p, Path(p.name)) for p in matches if p.is_file() and p.suffix.lower() in SUFFIXES]
+
+
+def placement(arguments: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """The device and number type that the arguments ask for. Raises TADiSRError for a device that is not there."""
+    name = arguments.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TADiSRError(f"The device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    if arguments.dtype == "auto":
+        return device, torch.float32 if device.type == "cpu" else torch.float16
+    return device, DTYPES[arguments.dtype]
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    header = dataclasses.asdict(adapter.read_header(arguments.file))
+    print(json.dumps(header, indent=2, ensure_ascii=False, default=str))
+    return 0
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    device, dtype = placement(arguments)
+    model = load(arguments.model, base=arguments.base, device=device, dtype=dtype)
+    report = bench.measure(model, size=arguments.size, batch=arguments.batch, runs=arguments.runs)
+    print(json.dumps(report, indent=2))
+    return 0
