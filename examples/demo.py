@@ -19,7 +19,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "host")]
 
-from comfy import Comfy, Result  # noqa: E402
+from comfy_host import Comfy, Result  # noqa: E402
 
 from tadisr.errors import TADiSRError  # noqa: E402
 from tadisr.image import read_image  # noqa: E402

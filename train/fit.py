@@ -67,6 +67,7 @@ def triplets(config: FitConfig, *, seed: int, start: int = 0) -> RenderedText:
         backgrounds=[Path(folder) for folder in data.backgrounds],
         fonts=[Path(folder) for folder in data.fonts],
         degradation=data.degradation,
+        camera=data.camera,
         start=start,
     )
 
@@ -174,9 +175,9 @@ def record(config: FitConfig, step: int) -> dict[str, Any]:
         "lr": config.lr,
         "seed": config.seed,
         "commit": commit or "unknown",
-        "data": {"kind": config.data.kind, "crop": config.data.crop, "degradation": config.data.degradation},
+        "data": {key: settings.to_dict(config)["data"][key] for key in ("kind", "crop", "degradation", "camera")},
         "loss": settings.to_dict(config)["loss"],
-        "init": None if config.init is None else Path(config.init).name,
+        "init": None if config.init is None else adapter.read_header(config.init).training,
     }
 
 

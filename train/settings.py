@@ -25,6 +25,7 @@ class DataConfig:
     backgrounds: tuple[str, ...] = ()  # folders of photographs; empty: procedural ones
     fonts: tuple[str, ...] = ("/usr/share/fonts",)
     degradation: dict[str, float] = field(default_factory=lambda: {"ftsr": 1.0})  # preset -> weight
+    camera: float = 0.0  # share of HR pictures that look photographed, see RenderedText
     workers: int = 1
 
 

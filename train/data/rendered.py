@@ -27,7 +27,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
-from .degradation import mixture
+from .degradation import blur, gaussian_kernel, jpeg, mixture
 from .strings import SCRIPTS, line, paragraph
 
 Array = NDArray[np.float32]
@@ -42,7 +42,8 @@ class RenderedText(IterableDataset[dict[str, Tensor]]):
     """`lr` (3, c/4, c/4), `hr` (3, c, c), `mask` (1, c, c), float32 in [0, 1], without end.
 
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
-    `degradation.PRESETS`. start: the first sample's index. Raises ConfigError where no font is found.
+    `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
+    alone is sharper than any photograph, and a model of it over-commits on real ones. start: the first sample's index. Raises ConfigError where no font is found.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class RenderedText(IterableDataset[dict[str, Tensor]]):
         backgrounds: list[Path] | None = None,
         fonts: list[Path] | None = None,
         degradation: dict[str, float] | None = None,
+        camera: float = 0.0,
         start: int = 0,
     ) -> None:
         if crop % 16:
             raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
         self.crop, self.seed, self.start = crop, seed, start
         self.degradation = degradation or {"ftsr": 1.0}
+        self.camera = camera
         self.photographs = load_photographs(backgrounds or [])
         self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
 
@@ -84,11 +87,22 @@ class RenderedText(IterableDataset[dict[str, Tensor]]):
         page = Page(size, self, rng)
         SCENES[kind][0](page, rng)
         picture, mask = page.finish(self.crop, rng)
+        if self.camera and rng.random() < self.camera:
+            picture = photographed(picture, rng)
         return (np.clip(picture, 0, 1) * 255).round().astype(np.float32) / 255, mask
 
 
 def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32))
+
+
+def photographed(picture: Array, rng: Generator) -> Array:
+    """Through a lens, onto a sensor, into a JPEG: the HR picture as a camera would have it, (H, W, 3)."""
+    sigma = rng.uniform(0.3, 1.3)
+    soft = blur(np.ascontiguousarray(picture), gaussian_kernel(9, sigma, sigma, 0.0))
+    if rng.random() < 0.5:
+        soft = soft + rng.normal(0, rng.uniform(0, 3) / 255, soft.shape).astype(np.float32)
+    return jpeg(soft, rng.uniform(70, 98))
 
 
 # ---- what a page is made of -----------------------------------------------------------------------------------------

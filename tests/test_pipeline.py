@@ -1,0 +1,164 @@
+"""From a picture to the result: any size, channels, batch, scale; no seams; the same bytes twice."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import tadisr
+from tadisr import ConfigError, ImageError, TADiSR, pipeline, upscale, upscale_in_memory
+from tadisr.image import read_image, resize
+
+SAMPLE = Path(__file__).parents[1] / "examples" / "sample.png"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TADiSR:
+    return tadisr.load()
+
+
+SIDES = [1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 23, 31, 40, 65]
+
+
+def test_no_nan_for_225_sizes(compact: TADiSR) -> None:
+    torch.manual_seed(0)
+    for height, width in itertools.product(SIDES, SIDES):
+        result = upscale(compact, torch.rand(1, 3, height, width), tile=128, overlap=64)
+        assert result.image.shape == (1, 3, height * 4, width * 4)
+        assert result.mask.shape == (1, 1, height * 4, width * 4)
+        for tensor in (result.image, result.mask):
+            assert torch.isfinite(tensor).all() and tensor.min() >= 0 and tensor.max() <= 1
+
+
+def test_kolors_takes_odd_sizes_too(tiny_kolors: TADiSR) -> None:
+    for size in ((1, 9), (17, 30)):
+        result = upscale(tiny_kolors, torch.rand(1, 3, *size), tile=64, overlap=32)
+        assert result.image.shape[-2:] == (size[0] * 4, size[1] * 4)
+        assert torch.isfinite(result.image).all()
+
+
+def test_same_bytes_twice(shipped: TADiSR) -> None:
+    lr = read_image(SAMPLE)[..., :60, :70]
+    first, second = (upscale(shipped, lr, tile=128, overlap=64, batch=2) for _ in range(2))
+    assert torch.equal(first.image, second.image) and torch.equal(first.mask, second.mask)
+
+
+def steps(picture: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring columns, (W - 1,)."""
+    return (picture[..., 1:] - picture[..., :-1]).abs().mean((0, 1, 2))
+
+
+def seam(picture: Tensor, columns: list[int]) -> float:
+    """How much larger the steps are where tiles begin or end than everywhere else."""
+    along = steps(picture)
+    return float(along[torch.tensor(columns) - 1].mean() / along.mean())
+
+
+def test_no_seams(shipped: TADiSR) -> None:
+    """Where tiles begin and end the tiled picture has no step that the whole one lacks, in picture and mask."""
+    lr = read_image(SAMPLE)[..., 20:120, 10:200]
+    whole = upscale(shipped, lr, tile=2048, overlap=0)
+    tiled = upscale(shipped, lr, tile=256, overlap=128)
+    butted = upscale(shipped, lr, tile=256, overlap=0)
+    ends = [128, 256, 384, 504, 512, 632]
+    for one, other in ((whole.image, tiled.image), (whole.mask, tiled.mask)):
+        assert seam(other, ends) <= seam(one, ends) * 1.02
+    borders = torch.tensor([256, 504, 512]) - 1
+    added, hard = (steps(result.image - whole.image)[borders].mean() for result in (tiled, butted))
+    assert added < 0.5 / 255
+    assert hard > 5 * added  # the measure sees real seams
+
+
+def test_alpha_is_carried_beside_the_colours(compact: TADiSR) -> None:
+    torch.manual_seed(0)
+    rgb, alpha = torch.rand(2, 3, 9, 14), torch.rand(2, 1, 9, 14)
+    result = upscale(compact, torch.cat([rgb, alpha], 1))
+    assert torch.equal(result.image[:, :3], upscale(compact, rgb).image)
+    torch.testing.assert_close(result.image[:, 3:], resize(alpha, (36, 56)))
+    assert upscale(compact, alpha).image.shape == (2, 1, 36, 56)
+    assert upscale(compact, torch.cat([alpha, alpha], 1)).image.shape == (2, 2, 36, 56)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(4, (40, 52)), (3, (30, 39)), (2.5, (25, 32)), (1, (10, 13))])
+def test_smaller_scales_are_exact_resizes(compact: TADiSR, scale: float, size: tuple[int, int]) -> None:
+    lr = torch.rand(1, 3, 10, 13)
+    result = upscale(compact, lr, scale=scale)
+    assert result.image.shape[-2:] == result.mask.shape[-2:] == size
+    full = upscale(compact, lr).image
+    torch.testing.assert_close(result.image, full if scale == 4 else resize(full, size))
+
+
+def test_color_fix_brings_the_mean_back(compact: TADiSR) -> None:
+    lr = torch.rand(1, 3, 24, 24)
+    drift = (upscale(compact, lr).image.mean((2, 3)) - lr.mean((2, 3))).abs().max()
+    fixed = upscale(compact, lr, color_fix="adain").image
+    assert (fixed.mean((2, 3)) - lr.mean((2, 3))).abs().max() < drift
+
+
+@pytest.mark.parametrize(
+    ("picture", "scale", "error"),
+    [
+        (torch.rand(3, 8, 8), 4, ImageError),
+        (torch.rand(1, 5, 8, 8), 4, ImageError),
+        (torch.rand(1, 3, 0, 8), 4, ImageError),
+        (torch.full((1, 3, 8, 8), float("nan")), 4, ImageError),
+        (torch.full((1, 3, 8, 8), float("inf")), 4, ImageError),
+        (torch.rand(1, 3, 8, 8), 5, ConfigError),
+        (torch.rand(1, 3, 8, 8), 0.5, ConfigError),
+    ],
+)
+def test_refused(compact: TADiSR, picture: Tensor, scale: float, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        upscale(compact, picture, scale=scale)
+
+
+def test_without_joint_decoders_the_mask_is_empty() -> None:
+    import dataclasses
+
+    config = tadisr.preset("compact")
+    model = TADiSR(dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, joint=False)))
+    assert not upscale(model.eval(), torch.rand(1, 3, 8, 8)).mask.any()
+
+
+def test_out_of_memory_is_answered_by_smaller_tiles(compact: TADiSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First one tile at a time, then half the tile, then half again; said each time; the result is a whole one."""
+    run_tile = pipeline.run_tile
+
+    def scarce(model: TADiSR, tile: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        if tile[:, 0].numel() > 200 * 200:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return run_tile(model, tile, device)
+
+    monkeypatch.setattr(pipeline, "run_tile", scarce)
+    said: list[str] = []
+    lr = torch.rand(1, 3, 120, 130)
+    result = upscale_in_memory(compact, lr, tile=512, overlap=256, batch=4, say=said.append)
+    assert [s.split("tiles of ")[1] for s in said] == [
+        "512, overlap 256, 1 at once.",
+        "256, overlap 128, 1 at once.",
+        "128, overlap 64, 1 at once.",
+    ]
+    assert torch.equal(result.image, upscale(compact, lr, tile=128, overlap=64).image)
+    monkeypatch.setattr(pipeline, "SMALLEST_TILE", 512)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        upscale_in_memory(compact, lr, tile=512, overlap=256, say=said.append)
+
+
+def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:
+    """On the sample: nearer to the input when brought down again than not, sharper than bicubic, a mask on the signs."""
+    lr = read_image(SAMPLE)
+    result = upscale(shipped, lr)
+    again = resize(result.image, (lr.shape[2], lr.shape[3]))
+    assert (again - lr).abs().mean() < 0.02
+    plain = resize(lr, (result.image.shape[2], result.image.shape[3]))
+
+    def sharpness(x: Tensor) -> Tensor:
+        return (x[..., 1:] - x[..., :-1]).square().mean()
+
+    assert sharpness(result.image) > 1.15 * sharpness(plain)
+    notice, bricks = result.mask[..., 400:860, 110:540], result.mask[..., 700:940, 650:980]
+    assert notice.mean() > 3 * bricks.mean()
