@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -59,7 +60,7 @@ def build_model(config: FitConfig) -> TADiSR:
     return model.train()
 
 
-def triplets(config: FitConfig, *, seed: int, start: int = 0) -> RenderedText:
+def triplets(config: FitConfig, *, seed: int) -> RenderedText:
     data = config.data
     return RenderedText(
         crop=data.crop,
@@ -68,7 +69,6 @@ def triplets(config: FitConfig, *, seed: int, start: int = 0) -> RenderedText:
         fonts=[Path(folder) for folder in data.fonts],
         degradation=data.degradation,
         camera=data.camera,
-        start=start,
     )
 
 
@@ -193,8 +193,15 @@ def fit(config: FitConfig) -> Path:
     optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     ema = EMA(model, config.ema) if config.ema else None
     step = load_state(out / "last", model, optimizer, ema)
-    stream = triplets(config, seed=config.seed, start=step * config.batch * accelerator.num_processes)
-    loader = DataLoader(stream, batch_size=config.batch, num_workers=config.data.workers, multiprocessing_context="fork" if config.data.workers else None)
+    per_step = config.batch * accelerator.num_processes
+    loader = DataLoader(
+        triplets(config, seed=config.seed),
+        batch_size=config.batch,
+        sampler=range(step * per_step, config.steps * per_step),  # the samples not yet seen, in order
+        num_workers=config.data.workers,
+        worker_init_fn=lambda _: cv2.setNumThreads(0),
+        multiprocessing_context="fork" if config.data.workers else None,
+    )
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     plain: TADiSR = accelerator.unwrap_model(model)
     if ema is not None:

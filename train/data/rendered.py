@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
@@ -38,12 +38,14 @@ PICTOGRAMS = ("symbol", "dingbat", "d050000l", "emoji", "math", "music")  # font
 MARGIN = 1.5  # the canvas is this much larger than the crop, so that turned text reaches its corners
 
 
-class RenderedText(IterableDataset[dict[str, Tensor]]):
-    """`lr` (3, c/4, c/4), `hr` (3, c, c), `mask` (1, c, c), float32 in [0, 1], without end.
+class RenderedText(Dataset[dict[str, Tensor]]):
+    """`lr` (3, c/4, c/4), `hr` (3, c, c), `mask` (1, c, c), float32 in [0, 1], for every index
+    from 0 on, without end.
 
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
     `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
-    alone is sharper than any photograph, and a model of it over-commits on real ones. start: the first sample's index. Raises ConfigError where no font is found.
+    alone is sharper than any photograph, and a model of it over-commits on real ones. Raises ConfigError where no
+    font is found.
     """
 
     def __init__(
@@ -55,23 +57,17 @@ class RenderedText(IterableDataset[dict[str, Tensor]]):
         fonts: list[Path] | None = None,
         degradation: dict[str, float] | None = None,
         camera: float = 0.0,
-        start: int = 0,
     ) -> None:
         if crop % 16:
             raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
-        self.crop, self.seed, self.start = crop, seed, start
+        self.crop, self.seed = crop, seed
         self.degradation = degradation or {"ftsr": 1.0}
         self.camera = camera
         self.photographs = load_photographs(backgrounds or [])
         self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        worker = get_worker_info()
-        index, step = (self.start, 1) if worker is None else (self.start + worker.id, worker.num_workers)
-        cv2.setNumThreads(0)
-        while True:
-            yield self.sample(index)
-            index += step
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.sample(index)
 
     def sample(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, index])
