@@ -10,7 +10,7 @@ PIP := $(PY) -m pip --disable-pip-version-check install -q
 .PHONY: demo test test-quick lint host clean
 
 demo: .host/.ready
-	$(PY) examples/demo.py demo
+	$(PY) sample/demo.py demo
 
 test: .host/.ready
 	$(PY) -m pytest

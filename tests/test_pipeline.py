@@ -13,7 +13,7 @@ import tadisr
 from tadisr import ConfigError, ImageError, TADiSR, pipeline, upscale, upscale_in_memory
 from tadisr.image import read_image, resize
 
-SAMPLE = Path(__file__).parents[1] / "examples" / "sample.png"
+SAMPLE = Path(__file__).parents[1] / "sample" / "sample.png"
 
 
 @pytest.fixture(scope="module")

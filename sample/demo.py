@@ -1,6 +1,6 @@
 """The main job, once: a shipped picture through a real ComfyUI with the shipped workflow and weights.
 
-    python examples/demo.py OUT        # `make demo` does all set-up first
+    python sample/demo.py OUT        # `make demo` does all set-up first
 
 Writes OUT/lr.png, sr.png, mask.png and side_by_side.png, and prints what OCR reads before and after.
 $COMFYUI_DIR names a ComfyUI of your own to use ($COMFYUI_PYTHON the Python that runs it).
@@ -25,7 +25,7 @@ from tadisr.errors import TADiSRError  # noqa: E402
 from tadisr.image import read_image  # noqa: E402
 from tadisr.ocr import Reader  # noqa: E402
 
-SAMPLE = ROOT / "examples" / "sample.png"
+SAMPLE = ROOT / "sample" / "sample.png"
 WORKFLOW = ROOT / "workflows" / "api" / "upscale.json"
 
 

@@ -1,0 +1,159 @@
+"""The shipped workflow through the HTTP API of a real ComfyUI."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import urllib.request
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from comfy_host import ROOT, Comfy
+from PIL import Image
+
+import tadisr
+from tadisr.image import read_image
+
+NODES = ("TADiSRLoader", "TADiSRUpscale")
+
+
+def test_the_pack_loads_and_every_socket_explains_itself(comfy: Comfy) -> None:
+    assert "IMPORT FAILED" not in comfy.log.read_text()
+    for name in NODES:
+        info = comfy.get(f"/object_info/{name}")[name]
+        assert info["category"] == "TADiSR" and info["description"] and info["display_name"]
+        for kind in ("required", "optional"):
+            for socket, spec in info["input"].get(kind, {}).items():
+                assert spec[1].get("tooltip"), socket
+        assert all(info["output_tooltips"])
+    assert comfy.get("/object_info/TADiSRUpscale")["TADiSRUpscale"]["output"] == ["IMAGE", "MASK"]
+
+
+def test_ids_and_names_are_promises(comfy: Comfy) -> None:
+    loader, upscale = (comfy.get(f"/object_info/{name}")[name] for name in NODES)
+    assert loader["input_order"]["required"] == ["model", "dtype"]
+    assert upscale["input_order"]["required"] == ["image", "model", "scale", "tile", "overlap", "tile_batch", "color"]
+    assert loader["output"] == ["TADISR_MODEL"] and upscale["output_name"] == ["image", "mask"]
+
+
+def test_the_shipped_workflow(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """Picture and mask are the library's own, byte for byte; the bar moves with the tiles."""
+    result = comfy.run(with_inputs(prompt, tile_batch=2))  # what an earlier test has run would come from the cache
+    assert result.last == "execution_success", result.error
+    (picture,), (mask,) = (result.images(node) for node in ("4", "6"))
+    expected = tadisr.upscale(tadisr.load(), read_image(ROOT / "sample" / "sample.png")[:, :3])
+    got = read_image(comfy.output(picture))
+    assert got.shape == expected.image.shape == (1, 3, 960, 1280)
+    assert (got - expected.image).abs().max() < 2 / 255
+    assert (read_image(comfy.output(mask))[:, :1] - expected.mask).abs().max() < 2 / 255
+    steps = [(d["value"], d["max"]) for kind, d in result.events if kind == "progress" and d["node"] == "3"]
+    assert steps == [(2, 4), (4, 4)]
+
+
+def with_inputs(prompt: dict[str, Any], **inputs: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(prompt)
+    changed["3"]["inputs"] |= inputs
+    return changed
+
+
+def test_a_batch_keeps_its_order_and_scale_2(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    changed = with_inputs(prompt, scale=2.0, tile_batch=2, color="wavelet")
+    for i, color in enumerate(colors):
+        Image.new("RGB", (33, 21), color).save(comfy.base / "input" / f"plain{i}.png")
+        changed[f"in{i}"] = {"class_type": "LoadImage", "inputs": {"image": f"plain{i}.png"}}
+    changed["two"] = {"class_type": "ImageBatch", "inputs": {"image1": ["in0", 0], "image2": ["in1", 0]}}
+    changed["three"] = {"class_type": "ImageBatch", "inputs": {"image1": ["two", 0], "image2": ["in2", 0]}}
+    changed["3"]["inputs"]["image"] = ["three", 0]
+    result = comfy.run(changed)
+    assert result.last == "execution_success", result.error
+    pictures = [read_image(comfy.output(image)) for image in result.images("4")]
+    assert len(pictures) == 3 and len(result.images("6")) == 3
+    for picture, color in zip(pictures, colors, strict=True):
+        assert picture.shape == (1, 3, 42, 66)
+        assert (picture.mean((0, 2, 3)) - torch.tensor(color) / 255).abs().max() < 0.03
+
+
+def test_alpha_goes_through(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    pixels = np.full((16, 24, 4), 128, np.uint8)
+    pixels[:, :12, 3] = 255
+    Image.fromarray(pixels).save(comfy.base / "input" / "clear.png")
+    changed = with_inputs(prompt)
+    changed["1"]["inputs"]["image"] = "clear.png"
+    changed["invert"] = {"class_type": "InvertMask", "inputs": {"mask": ["1", 1]}}
+    changed["join"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["1", 1]}}
+    changed["3"]["inputs"]["image"] = ["join", 0]
+    result = comfy.run(changed)
+    assert result.last == "execution_success", result.error
+    picture = read_image(comfy.output(result.images("4")[0]))
+    assert picture.shape == (1, 4, 64, 96)
+    assert picture[0, 3, :, :40].min() > 0.98 and picture[0, 3, :, 60:].max() < 0.52
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [({"scale": 9.0}, "Value 9.0 bigger than max"), ({"tile": 10}, "Value 10 smaller than min")],
+)
+def test_numbers_out_of_range_are_refused(
+    comfy: Comfy, prompt: dict[str, Any], inputs: dict[str, Any], message: str
+) -> None:
+    result = comfy.run(with_inputs(prompt, **inputs))
+    assert result.status == 400
+    assert message in str(result.body["node_errors"]["3"])
+
+
+def test_wrong_settings_and_files_get_one_sentence(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    result = comfy.run(with_inputs(prompt, tile=256, overlap=200))
+    assert "overlap is 200, expected 0 to half the tile" in result.error
+    result = comfy.run(with_inputs(prompt, color="lab"))
+    assert "color" in (result.error or str(result.body))
+    missing = copy.deepcopy(prompt)
+    missing["2"]["inputs"]["model"] = "nothing.safetensors"
+    result = comfy.run(missing)
+    assert "nothing.safetensors" in (result.error or str(result.body))
+
+
+def test_models_of_the_users_folder_are_listed_loaded_and_checked(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    folder = comfy.base / "models" / "tadisr"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tadisr.COMPACT, folder / "mine.safetensors")
+    (folder / "broken.safetensors").write_bytes(b"half a file")
+    options = comfy.get("/object_info/TADiSRLoader")["TADiSRLoader"]["input"]["required"]["model"]
+    listed = options[0] if isinstance(options[0], list) else options[1]["options"]
+    assert {"mine.safetensors", "broken.safetensors"} < set(listed)
+    Image.new("RGB", (8, 8)).save(comfy.base / "input" / "small.png")
+    changed = with_inputs(prompt)
+    changed["1"]["inputs"]["image"] = "small.png"
+    changed["2"]["inputs"]["model"] = "mine.safetensors"
+    assert comfy.run(changed).last == "execution_success"
+    changed["2"]["inputs"]["model"] = "broken.safetensors"
+    assert "not a whole safetensors file" in comfy.run(changed).error
+
+
+def test_interrupt_between_tiles(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """After the first of many tiles the user stops it; what comes after runs as ever."""
+    stopped: list[str] = []
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == "3" and not stopped:
+            stopped.append(kind)
+            urllib.request.urlopen(urllib.request.Request(comfy.url + "/interrupt", b"{}", method="POST")).read()
+
+    result = comfy.run(with_inputs(prompt, tile=128, overlap=64, scale=3.75), on_event=stop)
+    assert stopped and result.last == "execution_interrupted"
+    done = [d["value"] for kind, d in result.events if kind == "progress" and d["node"] == "3"]
+    total = next(d["max"] for kind, d in result.events if kind == "progress" and d["node"] == "3")
+    assert max(done) < total
+    small = with_inputs(prompt)
+    Image.new("RGB", (9, 9)).save(comfy.base / "input" / "tiny.png")
+    small["1"]["inputs"]["image"] = "tiny.png"
+    assert comfy.run(small).last == "execution_success"
+
+
+def test_the_template_and_its_thumbnail_are_served(comfy: Comfy) -> None:
+    templates = comfy.get("/api/workflow_templates")
+    assert "upscale" in templates["tadisr"]
+    with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates/tadisr/upscale.jpg") as answer:
+        assert answer.status == 200 and answer.read(2) == b"\xff\xd8"
