@@ -14,7 +14,7 @@ class TADiSRLoader(io.ComfyNode):
             node_id="TADiSRLoader",
             display_name="Load TADiSR Model",
             category=bridge.CATEGORY,
-            description="Loads a text-aware upscaler: the compact model that comes with the pack, or one from models/tadisr.",
+            description="Loads a text-aware upscaler: the compact model of the pack, or one from models/tadisr.",
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -29,7 +29,9 @@ class TADiSRLoader(io.ComfyNode):
                     tooltip="Number type of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
                 ),
             ],
-            outputs=[bridge.Model.Output("tadisr_model", display_name="model", tooltip="Goes into Upscale with TADiSR.")],
+            outputs=[
+                bridge.Model.Output("tadisr_model", display_name="model", tooltip="Goes into Upscale with TADiSR.")
+            ],
         )
 
     @classmethod

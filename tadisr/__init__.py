@@ -1,8 +1,8 @@
 """TADiSR: text-aware real-world image super-resolution (Hu et al.). One picture in, one 4x picture and text mask out.
 
-    import tadisr
-    model = tadisr.load()                       # the compact model that ships with the pack
-    result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> result.image, result.mask
+import tadisr
+model = tadisr.load()                       # the compact model that ships with the pack
+result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> result.image, result.mask
 """
 
 from .config import ModelConfig, preset

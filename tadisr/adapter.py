@@ -49,7 +49,9 @@ def read_header(path: str | Path) -> Checkpoint:
     with _open(path) as file:
         metadata = file.metadata() or {}
         if "tadisr.format" not in metadata:
-            raise CheckpointError(f"{path} is a safetensors file, but not one of TADiSR's: its header has no tadisr.format.")
+            raise CheckpointError(
+                f"{path} is a safetensors file, but not one of TADiSR's: its header has no tadisr.format."
+            )
         if metadata["tadisr.format"] != FORMAT:
             raise CheckpointError(
                 f"{path} has TADiSR format {metadata['tadisr.format']}, this version reads {FORMAT}: update the pack."
@@ -86,8 +88,12 @@ def _open(path: Path) -> Any:
     except (SafetensorError, OSError) as error:
         head = path.open("rb").read(64)
         if head.startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: fetch it with git lfs pull.") from error
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): download or copy it again.") from error
+            raise CheckpointError(
+                f"{path} is a git-lfs pointer, not the weights: fetch it with git lfs pull."
+            ) from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): download or copy it again."
+        ) from error
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -180,10 +186,14 @@ def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"has the unknown tensor {unknown[0]}"
-        raise CheckpointError(f"{where} {what} ({len(missing)} missing, {len(unknown)} unknown): not a model of this layout.")
+        raise CheckpointError(
+            f"{where} {what} ({len(missing)} missing, {len(unknown)} unknown): not a model of this layout."
+        )
     for name, tensor in tensors.items():
         if own[name].shape != tensor.shape and name != "positions":
-            raise CheckpointError(f"{where}: {name} is {tuple(tensor.shape)}, its config makes it {tuple(own[name].shape)}.")
+            raise CheckpointError(
+                f"{where}: {name} is {tuple(tensor.shape)}, its config makes it {tuple(own[name].shape)}."
+            )
     if "positions" in tensors:
         module.get_buffer("positions").resize_(tensors["positions"].shape)
     module.load_state_dict(tensors)

@@ -28,7 +28,9 @@ Job = tuple[Path, Path]  # a picture, and the PNG it becomes
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m tadisr", description="Upscale pictures 4x and keep their text legible.")
+    top = argparse.ArgumentParser(
+        prog="python -m tadisr", description="Upscale pictures 4x and keep their text legible."
+    )
     commands = top.add_subparsers(dest="command", required=True)
 
     up = commands.add_parser("upscale", help="upscale files, folders or globs")
@@ -56,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")
         command.add_argument("--base", type=Path, help="folder of the frozen base, for an adapter")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-        command.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16")
+        command.add_argument(
+            "--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16"
+        )
     return top
 
 
@@ -123,7 +127,9 @@ def expand(text: str) -> list[tuple[Path, Path]]:
     """A file, a folder or a glob as (file, its place under the output folder) in a fixed order."""
     path = Path(text)
     if path.is_dir():
-        return [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in SUFFIXES]
+        return [
+            (p, p.relative_to(path)) for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in SUFFIXES
+        ]
     if path.is_file():
         return [(path, Path(path.name))]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]

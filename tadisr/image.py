@@ -78,7 +78,11 @@ def read_image(path: str | Path) -> Tensor:
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to be a picture ({error}).") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        reason = "is no picture this program can read" if isinstance(error, UnidentifiedImageError) else f"is broken: {error}"
+        reason = (
+            "is no picture this program can read"
+            if isinstance(error, UnidentifiedImageError)
+            else f"is broken: {error}"
+        )
         raise ImageError(f"{path} {reason}.") from error
 
 

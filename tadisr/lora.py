@@ -62,7 +62,9 @@ def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where:
             a, b = state.pop(f"{name}.lora_A.weight"), state.pop(f"{name}.lora_B.weight")
             weight = module.get_parameter(f"{name}.weight")
         except (KeyError, AttributeError) as error:
-            raise CheckpointError(f"{where}: the LoRA of {name} has no partner or no layer in the base ({error}).") from error
+            raise CheckpointError(
+                f"{where}: the LoRA of {name} has no partner or no layer in the base ({error})."
+            ) from error
         delta = product(a.to(weight.device, torch.float32), b.to(weight.device, torch.float32)) * (alpha / len(a))
         if delta.shape != weight.shape:
             raise CheckpointError(

@@ -68,9 +68,10 @@ def upscale(
 ) -> Upscaled:
     """Upscale a batch of pictures tile by tile.
 
-    image: (B, C, h, w) in [0, 1], what lies outside is clamped; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA). scale: 1 to 4; the network magnifies
-    by 4, less is an exact resize of that. tile, overlap: pixels of the x4 picture. color_fix: off, adain or wavelet,
-    against the input. progress(done, total) is called after every batch of tiles; raise inside it to cancel.
+    image: (B, C, h, w) in [0, 1], what lies outside is clamped; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA).
+    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. tile, overlap: pixels of the x4
+    picture. color_fix: off, adain or wavelet, against the input. progress(done, total) counts tiles after every
+    batch of them; raise inside it to cancel.
     Raises ImageError, ConfigError.
     """
     check(image, scale)
@@ -130,7 +131,9 @@ def run_tile(model: TADiSR, tile: Tensor, device: torch.device) -> tuple[Tensor,
 def check(image: Tensor, scale: float) -> None:
     """Refuse what no upscaler could take. Raises ImageError, ConfigError."""
     if image.ndim != 4 or image.shape[1] not in (1, 2, 3, 4) or 0 in image.shape:
-        raise ImageError(f"A picture of shape {tuple(image.shape)} cannot be upscaled: expected (B, 1 to 4, h, w), not empty.")
+        raise ImageError(
+            f"A picture of shape {tuple(image.shape)} cannot be upscaled: expected (B, 1 to 4, h, w), not empty."
+        )
     if not torch.isfinite(image).all():
         raise ImageError("The picture has NaN or infinite values: the node before this one went wrong.")
     if not 1 <= scale <= SCALE:

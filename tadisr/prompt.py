@@ -24,7 +24,11 @@ class Prompt(nn.Module):
     def __init__(self, config: PromptConfig) -> None:
         super().__init__()
         self.config = config
-        rows = torch.randn(1, config.tokens, config.width) if config.learned else torch.zeros(1, config.tokens, config.width)
+        rows = (
+            torch.randn(1, config.tokens, config.width)
+            if config.learned
+            else torch.zeros(1, config.tokens, config.width)
+        )
         if config.learned:
             self.embedding = nn.Parameter(rows)
         else:

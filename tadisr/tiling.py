@@ -92,12 +92,16 @@ def run_tiled(
     for done in range(0, len(plan), tiling.batch):
         group = plan[done : done + tiling.batch]
         cut = [
-            crop_upscaled(lr[i : i + 1], top, left, min(tile, height - top), min(tile, width - left)) for i, top, left in group
+            crop_upscaled(lr[i : i + 1], top, left, min(tile, height - top), min(tile, width - left))
+            for i, top, left in group
         ]
         colors, texts = run(torch.cat(cut))
         for (i, top, left), color, text in zip(group, colors.float().cpu(), texts.float().cpu(), strict=True):
             weight = rows[top][:, None] * columns[left]
-            y, x = slice(top * SCALE, top * SCALE + weight.shape[0]), slice(left * SCALE, left * SCALE + weight.shape[1])
+            y, x = (
+                slice(top * SCALE, top * SCALE + weight.shape[0]),
+                slice(left * SCALE, left * SCALE + weight.shape[1]),
+            )
             picture[i, :, y, x] += color * weight
             mask[i, :, y, x] += text * weight
         if progress is not None:

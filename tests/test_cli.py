@@ -46,9 +46,7 @@ def test_one_file_to_one_file_and_scale(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "b.png").size == (24, 16)
 
 
-def test_a_broken_picture_fails_and_the_others_are_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_picture_fails_and_the_others_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(tmp_path / "in" / "good.png")
     (tmp_path / "in" / "bad.png").write_bytes(b"nothing")
     assert main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
@@ -77,7 +75,11 @@ def test_globs_and_names_that_meet(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_get_one_sentence(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if arguments[1] == "a.png":
@@ -102,7 +104,9 @@ def test_info_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bench_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--size", "64", "--runs", "1"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert {"encode", "denoise", "project", "decode", "whole", "plain_unet", "plain_vae_decode"} == report["stages"].keys()
+    assert {"encode", "denoise", "project", "decode", "whole", "plain_unet", "plain_vae_decode"} == report[
+        "stages"
+    ].keys()
     for stage in report["stages"].values():
         assert stage["seconds"] > 0 and stage["gflop"] > 0 and stage["gflop_per_second"] > 0
     whole = sum(report["stages"][name]["gflop"] for name in ("encode", "denoise", "project", "decode"))

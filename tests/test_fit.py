@@ -153,3 +153,17 @@ def test_lpips_that_cannot_be_had_stops_the_run(tmp_path: Path, monkeypatch: pyt
 def test_build_model_needs_its_base(tmp_path: Path) -> None:
     with pytest.raises(tadisr.CheckpointError, match="needs its base"), torch.device("meta"):
         build_model(config(tmp_path, "model={preset: kolors}"))
+
+
+def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_path: Path) -> None:
+    from train.ship import main as ship
+
+    adapter.save(compact, tmp_path / "run.safetensors", training={"steps": 5})
+    assert ship([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors"), "--gain", "0.5"]) == 0
+    shipped, image = tadisr.load(tmp_path / "out.safetensors"), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        whole, half = compact(image).image - image, shipped(image).image - image
+    torch.testing.assert_close(half, whole / 2, atol=2e-3, rtol=1e-2)
+    header = adapter.read_header(tmp_path / "out.safetensors")
+    assert header.training == {"steps": 5, "residual_gain": 0.5}
+    assert header.bytes < 0.6 * (tmp_path / "run.safetensors").stat().st_size

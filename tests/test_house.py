@@ -17,7 +17,18 @@ else:
 
 ROOT = Path(__file__).parents[1]
 HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution"}
-HEAVY = {"peft", "accelerate", "kornia", "lpips", "cv2", "scipy", "tensorboard", "rapidocr", "paddleocr", "transformers"}
+HEAVY = {
+    "peft",
+    "accelerate",
+    "kornia",
+    "lpips",
+    "cv2",
+    "scipy",
+    "tensorboard",
+    "rapidocr",
+    "paddleocr",
+    "transformers",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,7 @@ def test_a_base_of_other_widths_is_refused(trained: TADiSR, tmp_path: Path, kolo
 def test_lora_that_does_not_fit_is_refused(trained: TADiSR, kolors_base: Path) -> None:
     base = load_base(kolors_base, trained.config)
     state = lora_state(trained.unet)
-    lonely = {k: v for k, v in list(copy.copy(state).items())[:1]}
+    lonely = dict(list(state.items())[:1])
     with pytest.raises(CheckpointError, match="no partner"):
         merge_lora(base.unet, lonely, 8.0, "a file")
     a, b = (n for n in list(state)[:2])

@@ -16,7 +16,12 @@ OFF = LossConfig(mse=0, lpips="off", mf=0, seg_mse=0, focal=0, dice=0)
 @pytest.fixture
 def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    return torch.rand(2, 3, 24, 20), torch.randn(2, 1, 24, 20), torch.rand(2, 3, 24, 20), torch.rand(2, 1, 24, 20).round()
+    return (
+        torch.rand(2, 3, 24, 20),
+        torch.randn(2, 1, 24, 20),
+        torch.rand(2, 3, 24, 20),
+        torch.rand(2, 1, 24, 20).round(),
+    )
 
 
 def sobel(image: torch.Tensor) -> torch.Tensor:

@@ -141,7 +141,7 @@ def test_config_survives_json_and_refuses_the_unknown() -> None:
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ConfigError, match="unknown field 'cdibs'"):
         ModelConfig.from_dict(preset("compact").to_dict() | {"cdibs": 3})
-    with pytest.raises(ConfigError, match="decoder.joint is 'yes'"):
+    with pytest.raises(ConfigError, match=r"decoder\.joint is 'yes'"):
         ModelConfig.from_dict(preset("compact").to_dict() | {"decoder": {"joint": "yes"}})
     with pytest.raises(ConfigError, match="no preset"):
         preset("huge")

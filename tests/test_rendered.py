@@ -56,7 +56,9 @@ def test_the_mask_is_exactly_where_ink_changed_the_picture(kind: str, stream: Re
             page = Page(96, stream, rng)
             if not with_text:
                 ink = page.ink
-                page.ink = lambda c, color, o, is_text=True, ink=ink: None if is_text else ink(c, color, o, is_text=False)
+                page.ink = lambda c, color, o, is_text=True, ink=ink: (
+                    None if is_text else ink(c, color, o, is_text=False)
+                )
             SCENES[kind][0](page, rng)
             pictures.append(page)
         drawn, bare = pictures
@@ -142,7 +144,11 @@ def test_degrading_keeps_the_picture_in_its_place() -> None:
 
 
 def test_kernels_and_mixture() -> None:
-    for kernel in (gaussian_kernel(13, 1.0, 2.0, 0.3), gaussian_kernel(7, 1, 1, 0, beta=2, plateau=True), sinc_kernel(2, 15)):
+    for kernel in (
+        gaussian_kernel(13, 1.0, 2.0, 0.3),
+        gaussian_kernel(7, 1, 1, 0, beta=2, plateau=True),
+        sinc_kernel(2, 15),
+    ):
         assert kernel.sum() == pytest.approx(1, abs=1e-5)
     hr = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
     clean = mixture(hr, {"bicubic": 1.0, "real-esrgan": 0.0}, np.random.default_rng(1))

@@ -110,7 +110,7 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
     """Everything a resumed run needs, written beside and then renamed."""
     state = {
         "step": step,
-        "model": {k: v for k, v in model.state_dict().items()},
+        "model": dict(model.state_dict()),
         "optimizer": optimizer.state_dict(),
         "ema": ema.shadow if ema else None,
         "torch_rng": torch.get_rng_state(),
@@ -223,7 +223,9 @@ def fit(config: FitConfig) -> Path:
             result = model(upscaled)
         terms = objective(result.image.float(), _float(result.mask_logits), batch["hr"], batch["mask"])
         if not torch.isfinite(terms["total"]):
-            raise TADiSRError(f"The loss is {terms['total'].item()} at step {step}; {out}/last holds the last good state.")
+            raise TADiSRError(
+                f"The loss is {terms['total'].item()} at step {step}; {out}/last holds the last good state."
+            )
         accelerator.backward(terms["total"])
         accelerator.clip_grad_norm_(trained, config.clip)
         optimizer.step()

@@ -64,7 +64,10 @@ def lpips_backbone_file(net: str) -> Path:
     """Where torchvision keeps the ImageNet weights that LPIPS stands on."""
     import torchvision
 
-    weights = {"vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1, "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1}
+    weights = {
+        "vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
+        "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
+    }
     return Path(torch.hub.get_dir()) / "checkpoints" / weights[net].url.rsplit("/", 1)[1]
 
 

@@ -43,7 +43,9 @@ def _fill(module: nn.Module, path: Path) -> None:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): download or copy it again.") from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): download or copy it again."
+        ) from error
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]

@@ -130,7 +130,9 @@ class Comfy:
             return json.loads(answer.read())
 
     def post(self, path: str, data: Any) -> tuple[int, Any]:
-        request = urllib.request.Request(self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 body = answer.read()

