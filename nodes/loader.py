@@ -20,7 +20,7 @@ class TADiSRLoader(io.ComfyNode):
                     "model",
                     options=bridge.model_names(),
                     default=bridge.BUILT_IN,
-                    tooltip="The compact model needs no download and runs on a CPU. Files in models/tadisr are listed after it.",
+                    tooltip="The compact model needs no download and runs on a CPU. Files in models/tadisr follow it.",
                 ),
                 io.Combo.Input(
                     "dtype",

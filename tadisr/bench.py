@@ -40,7 +40,7 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
         "decode": lambda: model.decode(z, a_tex, skips),
         "whole": lambda: model(image),
         "plain_unet": lambda: model.unet(latent, timestep, **conditions),
-        "plain_vae_decode": lambda: model.vae.decode(z),
+        "plain_vae_decode": lambda: model.vae.decode(z),  # pyright: ignore[reportArgumentType]
     }
     reset_peak(model.device)
     seconds = interleaved(stages, runs, model.device)

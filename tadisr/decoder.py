@@ -11,7 +11,7 @@ from .config import DecoderConfig
 
 
 def res_block(channels: int, groups: int) -> ResnetBlock2D:
-    return ResnetBlock2D(in_channels=channels, out_channels=channels, temb_channels=None, groups=groups, eps=1e-6)
+    return ResnetBlock2D(in_channels=channels, out_channels=channels, temb_channels=None, groups=groups, eps=1e-6)  # pyright: ignore[reportArgumentType]
 
 
 class Branch(nn.Module):
@@ -64,7 +64,7 @@ class TextDecoder(nn.Module):
         self.mid_block = None
         if config.text_mid_block:
             self.mid_block = UNetMidBlock2D(
-                in_channels=widths[0], temb_channels=None, resnet_groups=groups, resnet_eps=1e-6,
+                in_channels=widths[0], temb_channels=None, resnet_groups=groups, resnet_eps=1e-6,  # pyright: ignore[reportArgumentType]
                 attention_head_dim=widths[0], add_attention=False,
             )  # fmt: skip
         last = len(widths) - 2
@@ -104,4 +104,4 @@ class JointParts(nn.Module):
             )
             if config.zero_skips:
                 for skip in self.skips:
-                    nn.init.zeros_(skip.weight)
+                    nn.init.zeros_(skip.weight)  # pyright: ignore[reportArgumentType]

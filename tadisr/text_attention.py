@@ -74,9 +74,9 @@ class Recorder:
             if ".attn2." not in name:
                 continue
             chosen = config.enabled and (config.mid_block or not name.startswith("mid_block"))
-            processors[name] = TextAwareProcessor(self if chosen else None)
+            processors[name] = TextAwareProcessor(self if chosen else None)  # pyright: ignore[reportArgumentType]
             heads = unet.get_submodule(name.removesuffix(".processor")).heads
-            self.channels += len(self.chosen_heads(heads)) if chosen else 0
+            self.channels += len(self.chosen_heads(heads)) if chosen else 0  # pyright: ignore[reportArgumentType]
         unet.set_attn_processor(processors)
 
     def chosen_heads(self, heads: int) -> range:
@@ -116,7 +116,7 @@ class TextAwareProcessor:
         **_: object,
     ) -> Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)  # pyright: ignore[reportOptionalCall]
         query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=attn.heads) for x in (query, key, value))
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, key.shape[2], len(query))
@@ -124,8 +124,8 @@ class TextAwareProcessor:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         if self.recorder is not None:
             self.recorder.hear(query, key, query.shape[-1] ** -0.5)
-        out = attn.to_out[0](rearrange(out, "b h n d -> b n (h d)"))
-        return attn.to_out[1](out)
+        out = attn.to_out[0](rearrange(out, "b h n d -> b n (h d)"))  # pyright: ignore[reportOptionalSubscript]
+        return attn.to_out[1](out)  # pyright: ignore[reportOptionalSubscript]
 
 
 class TextProjection(nn.Module):

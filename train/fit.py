@@ -114,7 +114,7 @@ def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim
         "optimizer": optimizer.state_dict(),
         "ema": ema.shadow if ema else None,
         "torch_rng": torch.get_rng_state(),
-        "numpy_rng": np.random.get_state()[1].tolist(),  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+        "numpy_rng": np.random.get_state()[1].tolist(),  # pyright: ignore[reportArgumentType, reportIndexIssue, reportAttributeAccessIssue]
         "python_rng": json.dumps(random.getstate()),
     }
     write_atomic(folder / "state.pt", lambda temporary: torch.save(state, temporary))
@@ -265,7 +265,7 @@ def _float(tensor: Tensor | None) -> Tensor | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.fit", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m train.fit", description="Train a model.")
     parser.add_argument("config", help="a YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance steps=100 data.crop=64")
     parser.add_argument("--restart", action="store_true", help="throw the run's folder away and begin anew")

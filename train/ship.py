@@ -32,7 +32,7 @@ def ship(source: Path, target: Path, *, gain: float = 1.0) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.ship", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m train.ship", description="Make a file to ship from a checkpoint.")
     parser.add_argument("source", type=Path, help="a checkpoint of ours that stands alone")
     parser.add_argument("target", type=Path)
     parser.add_argument("--gain", type=float, default=1.0, help="of the residual (default 1)")

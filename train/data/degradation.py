@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.special import j1
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
-Picture = NDArray[np.float32]
+Picture = NDArray[Any]  # float32
 Range = tuple[float, float]
 
 KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")

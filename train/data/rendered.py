@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ from tadisr.errors import ConfigError
 from .degradation import blur, gaussian_kernel, jpeg, mixture
 from .strings import SCRIPTS, line, paragraph
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32
 Color = NDArray[np.float32]
 
 PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shorter side
@@ -431,8 +432,8 @@ def _covers(path: str, probe: str) -> bool:
     """Whether each of the probe's characters has a shape of its own, not the font's sign for a missing one."""
     try:
         font = open_font(path, 0, 24)
-        missing = bytes(font.getmask("\U000e0fff"))
-        shapes = {bytes(font.getmask(character)) for character in probe}
+        missing = bytes(font.getmask("\U000e0fff"))  # pyright: ignore[reportArgumentType]
+        shapes = {bytes(font.getmask(character)) for character in probe}  # pyright: ignore[reportArgumentType]
     except OSError:
         return False
     return len(shapes) == len(probe) and missing not in shapes and all(any(shape) for shape in shapes)
@@ -455,7 +456,9 @@ def sheet(stream: RenderedText, count: int, path: str | Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.data.rendered", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m train.data.rendered", description="Draw a sheet of training samples to look at."
+    )
     parser.add_argument("out", help="the sheet, a PNG")
     parser.add_argument("--n", type=int, default=24)
     parser.add_argument("--crop", type=int, default=128)

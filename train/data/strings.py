@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from numpy.random import Generator
 
 # Script -> characters of it that must all look different in a font that has it.
@@ -55,7 +57,7 @@ CURRENCY = ("$", "£", "€", "¥", "")
 FULL_STOPS = "，。、：！？；"
 
 
-def pick(items: str | tuple[str, ...] | list[str], rng: Generator) -> str:
+def pick(items: Sequence[str], rng: Generator) -> str:
     return items[int(rng.integers(len(items)))]
 
 
