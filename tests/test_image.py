@@ -15,16 +15,15 @@ from tadisr.image import crop_upscaled, output_size, pad_to_multiple, read_image
 RAMP = np.tile(np.linspace(0, 255, 20, dtype=np.uint8), (10, 1))
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "I;16", "LA", "RGBA", "PA"])
-@pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_every_mode_reads(mode: str, kind: str, tmp_path: Path) -> None:
+MODES = {"png": "1 L P RGB I;16 LA RGBA", "tiff": "1 L P RGB CMYK YCbCr I;16 LA RGBA PA"}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes.split()])
+def test_every_mode_reads(kind: str, mode: str, tmp_path: Path) -> None:
     picture = Image.fromarray(RAMP)
     picture = Image.fromarray(RAMP.astype(np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
     path = tmp_path / f"a.{kind}"
-    try:
-        picture.save(path)
-    except OSError:
-        pytest.skip(f"{kind} files have no {mode}")
+    picture.save(path)
     got = read_image(path)
     assert got.shape == (1, 4 if "A" in mode else 3, 10, 20)
     assert got.dtype == torch.float32
