@@ -16,6 +16,7 @@ from server import PromptServer
 from torch import Tensor, nn
 
 from ..tadisr import COMPACT, CheckpointError, TADiSR, load
+from ..tadisr.pipeline import DTYPES
 
 log = logging.getLogger("tadisr")
 
@@ -23,7 +24,6 @@ Model = io.Custom("TADISR_MODEL")
 CATEGORY = "TADiSR"
 FOLDER = "tadisr"  # under ComfyUI's models
 BUILT_IN = "compact (built in)"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

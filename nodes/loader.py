@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..tadisr.pipeline import DTYPES
 from . import bridge
 
 
@@ -24,7 +25,7 @@ class TADiSRLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=["auto", *bridge.DTYPES],
+                    options=["auto", *DTYPES],
                     default="auto",
                     tooltip="Number type of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
                 ),

@@ -37,7 +37,6 @@ class Checkpoint:
     config: ModelConfig
     base: dict[str, Any]  # name and digest of the frozen base; empty for a model that stands alone
     training: dict[str, Any]  # steps, data, commit, seed
-    digest: str  # sha256 of the file
     tensors: int
     numbers: int
     bytes: int
@@ -63,12 +62,11 @@ def read_header(path: str | Path) -> Checkpoint:
             raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
     numbers = sum(int(torch.Size(shape).numel()) for shape in shapes)
-    return Checkpoint(
-        path, FORMAT, config, base, training, file_digest(path), len(shapes), numbers, path.stat().st_size
-    )
+    return Checkpoint(path, FORMAT, config, base, training, len(shapes), numbers, path.stat().st_size)
 
 
 def file_digest(path: Path) -> str:
+    """sha256 of a file; loading does not need it, so only who shows it computes it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -18,12 +18,11 @@ from . import adapter, bench, color
 from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
-from .pipeline import COMPACT, load, upscale_in_memory
+from .pipeline import COMPACT, DTYPES, load, upscale_in_memory
 
 log = logging.getLogger("tadisr")
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Job = tuple[Path, Path]  # a picture, and the PNG it becomes
 
 
@@ -154,7 +153,7 @@ def placement(arguments: argparse.Namespace) -> tuple[torch.device, torch.dtype]
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    header = dataclasses.asdict(adapter.read_header(arguments.file))
+    header = dataclasses.asdict(adapter.read_header(arguments.file)) | {"digest": adapter.file_digest(arguments.file)}
     print(json.dumps(header, indent=2, ensure_ascii=False, default=str))
     return 0
 

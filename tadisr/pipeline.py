@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 COMPACT = Path(__file__).parent / "weights" / "compact.safetensors"
 
+DTYPES = {  # by the names that commands and nodes take
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 SMALLEST_TILE = 128  # below this a tile is all border
 
 Progress = Callable[[int, int], None]
