@@ -12,9 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,13 +27,12 @@ from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
 from .degradation import blur, gaussian_kernel, jpeg, mixture
-from .strings import SCRIPTS, line, paragraph
+from .fonts import find_fonts, open_font
+from .grounds import Array, background, gradient, load_photographs
+from .strings import line, paragraph
 
-Array = NDArray[Any]  # float32
 Color = NDArray[np.float32]
 
-PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shorter side
-PICTOGRAMS = ("symbol", "dingbat", "d050000l", "emoji", "math", "music")  # fonts whose letters are other signs
 MARGIN = 1.5  # the canvas is this much larger than the crop, so that turned text reaches its corners
 
 
@@ -334,109 +331,6 @@ SCENES: dict[str, tuple[Callable[[Page, Generator], None], float]] = {
     "curved": (curved, 0.05),
     "plain": (plain, 0.18),
 }
-
-
-# ---- grounds --------------------------------------------------------------------------------------------------------
-
-
-def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator) -> Array:
-    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3)."""
-    if not photographs or rng.random() < 0.12:
-        return procedural(size, rng)
-    photograph = photographs[int(rng.integers(len(photographs)))]
-    side = min(photograph.shape[:2])
-    cut = int(np.clip(size * rng.uniform(1.3, 4.0), 8, side))
-    top, left = (int(rng.integers(extent - cut + 1)) for extent in photograph.shape[:2])
-    piece = photograph[top : top + cut, left : left + cut]
-    way = cv2.INTER_AREA if cut > size else cv2.INTER_CUBIC
-    ground = cv2.resize(piece, (size, size), interpolation=way).astype(np.float32) / 255
-    return np.ascontiguousarray(ground[:, ::-1]) if rng.random() < 0.5 else ground
-
-
-def procedural(size: int, rng: Generator) -> Array:
-    """Two colours mixed by a gradient, stripes, or soft noise."""
-    first, second = rng.uniform(0, 1, (2, 3)).astype(np.float32)
-    way = rng.integers(3)
-    if way == 0:
-        mix = gradient(size, rng)
-    elif way == 1:
-        mix = (np.sin(gradient(size, rng) * rng.uniform(10, 120)) > rng.uniform(-0.5, 0.5)).astype(np.float32)
-    else:
-        coarse = rng.uniform(0, 1, (int(rng.integers(3, 24)),) * 2).astype(np.float32)
-        mix = np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
-    return first + (second - first) * mix[..., None]
-
-
-def gradient(size: int, rng: Generator) -> Array:
-    """A ramp from 0 to 1 in a random direction, (S, S)."""
-    angle = rng.uniform(0, 2 * math.pi)
-    axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    ramp = math.cos(angle) * axis[None] + math.sin(angle) * axis[:, None]
-    return (ramp - ramp.min()) / (ramp.max() - ramp.min())
-
-
-def load_photographs(folders: list[Path]) -> list[NDArray[np.uint8]]:
-    """Up to PHOTOGRAPHS pictures, evenly from all that the folders hold, in a fixed order."""
-    missing = [folder for folder in folders if not folder.is_dir()]
-    if missing:
-        raise ConfigError(f"There is no folder of backgrounds {missing[0]}.")
-    kinds = {".jpg", ".jpeg", ".png", ".webp"}
-    files = sorted(
-        p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in kinds and not p.is_symlink()
-    )
-    photographs, seen = [], set()
-    for path in files:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None or min(image.shape[:2]) < 700:
-            continue
-        thumbnail = cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA)
-        key = (thumbnail // 24).tobytes()  # one picture often lies there in many sizes
-        if key in seen:
-            continue
-        seen.add(key)
-        factor = min(1.0, 1600 / min(image.shape[:2]))
-        small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        photographs.append(np.ascontiguousarray(small[..., ::-1]))
-    step = max(1, math.ceil(len(photographs) / PHOTOGRAPHS))
-    return photographs[::step]
-
-
-# ---- fonts ----------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=512)
-def open_font(path: str, face: int, pixels: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, pixels, index=face, layout_engine=ImageFont.Layout.BASIC)
-
-
-@lru_cache(maxsize=4)
-def find_fonts(folders: tuple[Path, ...]) -> dict[str, list[tuple[str, int]]]:
-    """Script -> (file, face) of every font that has it. Raises ConfigError where no font has Latin letters."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    files = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in {".ttf", ".ttc", ".otf"})
-    for path in files:
-        if any(word in path.name.lower() for word in PICTOGRAMS):
-            continue
-        for script, probe in SCRIPTS.items():
-            if _covers(str(path), probe):
-                found.setdefault(script, []).append((str(path), 0))
-    if "latin" not in found:
-        where = ", ".join(map(str, folders))
-        raise ConfigError(
-            f"No font with Latin letters lies under {where}: install some, for instance fonts-dejavu-core."
-        )
-    return found
-
-
-def _covers(path: str, probe: str) -> bool:
-    """Whether each of the probe's characters has a shape of its own, not the font's sign for a missing one."""
-    try:
-        font = open_font(path, 0, 24)
-        missing = bytes(font.getmask("\U000e0fff"))  # pyright: ignore[reportArgumentType]
-        shapes = {bytes(font.getmask(character)) for character in probe}  # pyright: ignore[reportArgumentType]
-    except OSError:
-        return False
-    return len(shapes) == len(probe) and missing not in shapes and all(any(shape) for shape in shapes)
 
 
 # ---- a sheet to look at -----------------------------------------------------------------------------------------------

@@ -1,0 +1,80 @@
+"""What text is laid on: pieces of the photographs a user points to, or procedural grounds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from tadisr.errors import ConfigError
+
+Array = NDArray[Any]  # float32
+
+PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shorter side
+
+
+def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator) -> Array:
+    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3)."""
+    if not photographs or rng.random() < 0.12:
+        return procedural(size, rng)
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    side = min(photograph.shape[:2])
+    cut = int(np.clip(size * rng.uniform(1.3, 4.0), 8, side))
+    top, left = (int(rng.integers(extent - cut + 1)) for extent in photograph.shape[:2])
+    piece = photograph[top : top + cut, left : left + cut]
+    way = cv2.INTER_AREA if cut > size else cv2.INTER_CUBIC
+    ground = cv2.resize(piece, (size, size), interpolation=way).astype(np.float32) / 255
+    return np.ascontiguousarray(ground[:, ::-1]) if rng.random() < 0.5 else ground
+
+
+def procedural(size: int, rng: Generator) -> Array:
+    """Two colours mixed by a gradient, stripes, or soft noise."""
+    first, second = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    way = rng.integers(3)
+    if way == 0:
+        mix = gradient(size, rng)
+    elif way == 1:
+        mix = (np.sin(gradient(size, rng) * rng.uniform(10, 120)) > rng.uniform(-0.5, 0.5)).astype(np.float32)
+    else:
+        coarse = rng.uniform(0, 1, (int(rng.integers(3, 24)),) * 2).astype(np.float32)
+        mix = np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
+    return first + (second - first) * mix[..., None]
+
+
+def gradient(size: int, rng: Generator) -> Array:
+    """A ramp from 0 to 1 in a random direction, (S, S)."""
+    angle = rng.uniform(0, 2 * math.pi)
+    axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    ramp = math.cos(angle) * axis[None] + math.sin(angle) * axis[:, None]
+    return (ramp - ramp.min()) / (ramp.max() - ramp.min())
+
+
+def load_photographs(folders: list[Path]) -> list[NDArray[np.uint8]]:
+    """Up to PHOTOGRAPHS pictures, evenly from all that the folders hold, in a fixed order."""
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ConfigError(f"There is no folder of backgrounds {missing[0]}.")
+    kinds = {".jpg", ".jpeg", ".png", ".webp"}
+    files = sorted(
+        p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in kinds and not p.is_symlink()
+    )
+    photographs, seen = [], set()
+    for path in files:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None or min(image.shape[:2]) < 700:
+            continue
+        thumbnail = cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA)
+        key = (thumbnail // 24).tobytes()  # one picture often lies there in many sizes
+        if key in seen:
+            continue
+        seen.add(key)
+        factor = min(1.0, 1600 / min(image.shape[:2]))
+        small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        photographs.append(np.ascontiguousarray(small[..., ::-1]))
+    step = max(1, math.ceil(len(photographs) / PHOTOGRAPHS))
+    return photographs[::step]
