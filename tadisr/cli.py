@@ -79,6 +79,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_upscale(arguments: argparse.Namespace) -> int:
     jobs = list(plan(arguments.inputs, arguments.out))
+    clash = {mask_of(target) for _, target in jobs} & {target for _, target in jobs}
+    if arguments.mask and clash:
+        raise TADiSRError(f"{min(clash)} would be both a picture and a mask: give the two to calls of their own.")
     if not jobs:
         raise TADiSRError(f"No pictures in {' '.join(arguments.inputs)}; known are {', '.join(sorted(SUFFIXES))}.")
     device, dtype = placement(arguments)
@@ -93,12 +96,16 @@ def run_upscale(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
             write_png(target, result.image)
             if arguments.mask:
-                write_png(target.with_name(f"{target.stem}_mask.png"), result.mask)
+                write_png(mask_of(target), result.mask)
         except (TADiSRError, OSError, MemoryError, RuntimeError) as error:
             failed += 1
             bar.write(f"failed: {source}: {error}", file=sys.stderr)
     print(f"{len(jobs) - failed} of {len(jobs)} pictures upscaled into {arguments.out}")
     return 1 if failed else 0
+
+
+def mask_of(target: Path) -> Path:
+    return target.with_name(f"{target.stem}_mask.png")
 
 
 def plan(inputs: list[str], out: Path) -> Iterator[Job]:

@@ -64,6 +64,13 @@ def test_globs_and_names_that_meet(tmp_path: Path) -> None:
     assert [(s.name, t.name) for s, t in jobs] == [("a.jpg", "a.png"), ("a.png", "a.png.png")]
 
 
+def test_a_picture_never_overwrites_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(picture(tmp_path / name)) for name in ("a.png", "a_mask.png")]
+    assert main(["upscale", *names, "-o", str(tmp_path / "out"), "--mask"]) == 1
+    assert "a_mask.png would be both a picture and a mask" in capsys.readouterr().err
+    assert main(["upscale", *names, "-o", str(tmp_path / "out")]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
