@@ -37,7 +37,7 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
         "encode": lambda: model.encode(image),
         "denoise": lambda: model.denoise(latent),
         "project": lambda: model.project(z, responses),
-        "decode": lambda: model.decode(z, a_tex, skips),
+        "decode": lambda: model.decode(z, a_tex, skips, image),
         "whole": lambda: model(image),
         "plain_unet": lambda: model.unet(latent, timestep, **conditions),
         "plain_vae_decode": lambda: model.vae.decode(z),  # pyright: ignore[reportArgumentType]

@@ -9,12 +9,18 @@ from .decoder import JointParts
 
 
 def decode(
-    vae: AutoencoderKL, parts: JointParts, latent: Tensor, a_tex: Tensor | None, skips: list[Tensor] | None
+    vae: AutoencoderKL,
+    parts: JointParts,
+    latent: Tensor,
+    a_tex: Tensor | None,
+    skips: list[Tensor] | None,
+    offsets: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """x_H, s = D(z_H, a_tex).
 
     latent z_H (B, c, h, w), scaled; a_tex (B, width, h, w), None without the joint decoders; skips as `encode` gives
-    them, None for a latent of foreign origin -> picture (B, C, H, W) in about [-1, 1], logits of the mask or None.
+    them, None for a latent of foreign origin; offsets: one for every level of the text stream, added before its CDIB
+    (`guide.steer`) -> picture (B, C, H, W) in about [-1, 1], logits of the mask or None.
     """
     decoder = vae.decoder
     z = latent / vae.config["scaling_factor"]
@@ -28,6 +34,8 @@ def decode(
         if parts.skips is not None and skips is not None and level > 0:
             z = z + parts.skips[level - 1](skips[-1 - level])
         if text is not None and parts.interactions is not None:
+            if offsets is not None and a is not None:
+                a = a + offsets[level]
             z, a = parts.interactions[level](z, a)
             a = text.up_blocks[level](a)
         z = block(z, None)

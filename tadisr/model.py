@@ -73,13 +73,28 @@ class TADiSR(nn.Module):
         sources = responses if self.config.text_attention.enabled else [latent]
         return self.text_attention(sources, (latent.shape[2], latent.shape[3]))
 
-    def decode(self, latent: Tensor, a_tex: Tensor | None, skips: list[Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W) (Eq. 5-6)."""
-        image, logits = decode(self.vae, self.decoder, latent, a_tex, skips)
-        image = F.pixel_shuffle(image, self.config.patch)
-        return image / 2 if self.config.residual else image / 2 + 0.5, (
-            None if logits is None else F.pixel_shuffle(logits, self.config.patch)
-        )
+    def decode(
+        self,
+        latent: Tensor,
+        a_tex: Tensor | None,
+        skips: list[Tensor] | None,
+        upscaled: Tensor | None = None,
+        offsets: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W) (Eq. 5-6).
+
+        upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's picture is added, in the
+        input's precision: half has too few steps for a picture. offsets: of the text stream, see `guide.steer`.
+        """
+        image, logits = decode(self.vae, self.decoder, latent, a_tex, skips, offsets)
+        image = F.pixel_shuffle(image, self.config.patch) / 2
+        if not self.config.residual:
+            image = image + 0.5
+        elif upscaled is not None:
+            image = image.to(upscaled.dtype) + upscaled
+        else:
+            raise ImageError(f"The {self.config.name} model needs the upscaled input to add its picture to.")
+        return image, None if logits is None else F.pixel_shuffle(logits, self.config.patch)
 
     def forward(self, image: Tensor) -> Output:
         """image: the upscaled input (B, 3, H, W) in [0, 1], both sides multiples of `config.multiple`."""
@@ -92,7 +107,5 @@ class TADiSR(nn.Module):
         latent, skips = self.encode(image.to(self.dtype))
         latent, responses = self.denoise(latent)
         a_tex = self.project(latent, responses)
-        picture, mask_logits = self.decode(latent, a_tex, skips)
-        if self.config.residual:
-            picture = picture.to(image.dtype) + image  # in the input's precision: half has too few steps for a picture
+        picture, mask_logits = self.decode(latent, a_tex, skips, image)
         return Output(picture, mask_logits, latent, responses)

@@ -40,6 +40,7 @@ def probability(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> 
     return F.scaled_dot_product_attention(query, key, indicator, scale=scale)[..., 0]
 
 
+BLOCKS = ("down", "mid", "up")  # of the U-Net, as it runs
 RESPONSES = {"score": score, "probability": probability}
 
 
@@ -69,14 +70,17 @@ class Recorder:
         self.config = config
         self.recording: Recording | None = None
         self.channels = 0
+        self.layers: list[str] = []  # that are listened to, in running order
         processors = dict(unet.attn_processors)
-        for name in processors:
+        for name in sorted(processors, key=lambda name: BLOCKS.index(name.split("_")[0])):  # stable within a block
             if ".attn2." not in name:
                 continue
             chosen = config.enabled and (config.mid_block or not name.startswith("mid_block"))
             processors[name] = TextAwareProcessor(self if chosen else None)  # pyright: ignore[reportArgumentType]
             heads = unet.get_submodule(name.removesuffix(".processor")).heads
-            self.channels += len(self.chosen_heads(heads)) if chosen else 0  # pyright: ignore[reportArgumentType]
+            if chosen:
+                self.channels += len(self.chosen_heads(heads))  # pyright: ignore[reportArgumentType]
+                self.layers.append(name.removesuffix(".processor"))
         unet.set_attn_processor(processors)
 
     def chosen_heads(self, heads: int) -> range:

@@ -1,0 +1,226 @@
+"""The way of the data one stage at a time, for whole pictures: encode, denoise, decode. What the staged nodes chain.
+
+Latents are held as ComfyUI holds them: `samples` (B, c, h, w), not scaled, on the CPU. What else a stage knows rides
+along in `Source` and `Attention`, so that a latent may be changed on its way, or come from elsewhere altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import SCALE
+from .errors import ImageError
+from .guide import steer
+from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
+from .model import TADiSR
+from .pipeline import Progress, Upscaled, check
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a latent keeps of the picture it was made from. float32 on the CPU, in [0, 1]."""
+
+    upscaled: Tensor  # (B, 3, H, W): the upscaled input, padded to the model's multiple
+    skips: list[Tensor]  # of the encoder, finest first; empty once the latent has changed its size
+    alpha: Tensor | None  # (B, 1, h, w) of the LR picture
+    channels: int  # of the LR picture
+    size: tuple[int, int]  # of the upscaled input without its padding
+    target: tuple[int, int]  # of the result
+
+
+@dataclass(frozen=True)
+class Attention:
+    """a_tex^1..M: every chosen layer's responses to the word, each (B, heads, h', w'), float32 on the CPU."""
+
+    responses: list[Tensor]
+    layers: list[str]  # their names in the U-Net, such as down_blocks.1.attentions.0.transformer_blocks.0.attn2
+    latent: tuple[int, int]  # the latent they were heard on
+    size: tuple[int, int] | None  # the picture's share of the latent, in pixels: the rest is padding; None: all of it
+
+
+@torch.inference_mode()
+def encode(
+    model: TADiSR, image: Tensor, *, scale: float = SCALE, progress: Progress | None = None
+) -> tuple[Tensor, Source]:
+    """image (B, C, h, w) in [0, 1] -> samples, and what `decode` needs of the picture. Raises as `upscale` does."""
+    check(image, scale)
+    height, width = image.shape[-2:]
+    colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
+    size = (height * SCALE, width * SCALE)
+    upscaled = pad_to_multiple(resize(colors, size), model.config.multiple)
+    done = one_by_one(len(image), progress, lambda i: _encode(model, upscaled[i : i + 1]))
+    samples = torch.cat([latent for latent, _ in done])
+    skips = [torch.cat(level) for level in zip(*(skips for _, skips in done), strict=True)]
+    return samples, Source(upscaled, skips, alpha, image.shape[1], size, output_size(height, width, scale))
+
+
+def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
+    latent, skips = model.encode(upscaled.to(model.device, model.dtype))
+    return (latent.float() / model.config.vae["scaling_factor"]).cpu(), [skip.float().cpu() for skip in skips]
+
+
+@torch.inference_mode()
+def denoise(
+    model: TADiSR, samples: Tensor, source: Source | None = None, *, progress: Progress | None = None
+) -> tuple[Tensor, Attention]:
+    """Eq. 1 on any latent of the model's VAE -> samples of the same shape, and what the layers heard.
+
+    Raises ImageError for a latent of another VAE.
+    """
+    check_latent(model, samples)
+    done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
+    responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
+    size = source.size if source is not None and fits(model, source, samples) else None
+    latent = (samples.shape[2], samples.shape[3])
+    return torch.cat([z for z, _ in done]), Attention(responses, model.recorder.layers, latent, size)
+
+
+def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
+    factor = model.config.vae["scaling_factor"]
+    latent, responses = model.denoise((samples.to(model.device).float() * factor).to(model.dtype))
+    return (latent.float() / factor).cpu(), [response.float().cpu() for response in responses]
+
+
+@torch.inference_mode()
+def decode(
+    model: TADiSR,
+    samples: Tensor,
+    attention: Attention,
+    source: Source | None = None,
+    *,
+    picked: Sequence[int] | None = None,
+    guide: Tensor | None = None,
+    strength: float = 1.0,
+    progress: Progress | None = None,
+) -> Upscaled:
+    """Eq. 5-6 -> the picture and its text mask; without a source, as for a latent made elsewhere, without skips.
+
+    picked: which pictures of the source the samples are, where a node chose some. guide (B or 1, 1, H, W) in [0, 1]:
+    an edited text mask of any size, which the text decoder is steered towards; strength 0 to 1.
+    Raises ImageError for a latent of another VAE, and for one that a residual model has no picture for.
+    """
+    check_latent(model, samples)
+    factor = model.config.latent_factor
+    padded = (samples.shape[2] * factor, samples.shape[3] * factor)
+    if source is not None:
+        source = follow(model, source, samples, picked)
+    elif model.config.residual:
+        raise ImageError(
+            f"The {model.config.name} model adds to its own upscaled input, which this latent does not bring: make it "
+            "with TADiSR Encode, or use a model on a base such as Kolors."
+        )
+    attention = spread(attention, len(samples))
+    size, target = (padded, padded) if source is None else (source.size, source.target)
+    if guide is not None:
+        guide = resize(guide.float().cpu().clamp(0, 1).expand(len(samples), -1, -1, -1), size)
+        guide = F.pad(guide, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
+
+    def one(i: int) -> tuple[Tensor, Tensor]:
+        place = {"device": model.device, "dtype": model.dtype}
+        latent = (samples[i : i + 1].to(model.device).float() * model.config.vae["scaling_factor"]).to(model.dtype)
+        a_tex = model.project(latent, [maps[i : i + 1].to(**place) for maps in attention.responses])
+        upscaled, skips, offsets = None, None, None
+        if source is not None:
+            upscaled = source.upscaled[i : i + 1].to(model.device)
+            skips = [skip[i : i + 1].to(**place) for skip in source.skips] or None
+        if guide is not None and a_tex is not None:
+            offsets = steer(model, latent, a_tex, skips, guide[i : i + 1].to(model.device), strength=strength)
+        image, logits = model.decode(latent, a_tex, skips, upscaled, offsets)
+        image = image[..., : size[0], : size[1]].float().clamp(0, 1).cpu()
+        if logits is None:
+            return image, torch.zeros_like(image[:, :1])
+        return image, logits[..., : size[0], : size[1]].float().sigmoid().cpu()
+
+    done = one_by_one(len(samples), progress, one)
+    picture, mask = torch.cat([image for image, _ in done]), torch.cat([mask for _, mask in done])
+    if target != size:
+        picture, mask = resize(picture, target), resize(mask, target)
+    if source is None:
+        return Upscaled(picture, mask)
+    return Upscaled(join_alpha(picture, source.alpha, channels=source.channels), mask)
+
+
+def one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -> list[T]:
+    """Each picture of a batch on its own, so that memory does not grow with the batch."""
+    done = []
+    for i in range(count):
+        done.append(run(i))
+        if progress is not None:
+            progress(i + 1, count)
+    return done
+
+
+def check_latent(model: TADiSR, samples: Tensor) -> None:
+    """Raises ImageError for what is no latent of the model's VAE."""
+    channels = model.config.vae["latent_channels"]
+    if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
+        raise ImageError(
+            f"A latent of shape {tuple(samples.shape)} does not fit the {model.config.name} model: expected "
+            f"(B, {channels}, h, w). Encode the picture with the same model."
+        )
+    if not torch.isfinite(samples).all():
+        raise ImageError("The latent has NaN or infinite values: the node before this one went wrong.")
+
+
+def fits(model: TADiSR, source: Source, samples: Tensor) -> bool:
+    factor = model.config.latent_factor
+    return source.upscaled.shape[-2:] == (samples.shape[2] * factor, samples.shape[3] * factor)
+
+
+def follow(model: TADiSR, source: Source, samples: Tensor, picked: Sequence[int] | None) -> Source:
+    """The source as the latent is now: pictures picked or repeated with it, resized with it and then without skips.
+
+    Raises ImageError when the latent was cut or joined, so that its picture cannot be told.
+    """
+    count, have = len(samples), len(source.upscaled)
+    rows = list(range(have))
+    if picked is not None and len(picked) == count and max(picked) < have:
+        rows = list(picked)
+    elif count % have == 0:
+        rows = rows * (count // have)
+    else:
+        raise ImageError(f"The latent holds {count} pictures, but was made from {have}: join pictures, not latents.")
+    source = replace(
+        source,
+        upscaled=source.upscaled[rows],
+        skips=[skip[rows] for skip in source.skips],
+        alpha=None if source.alpha is None else source.alpha[rows],
+    )
+    if fits(model, source, samples):
+        return source
+    old, factor = source.upscaled.shape[-2:], model.config.latent_factor
+    new = (samples.shape[2] * factor, samples.shape[3] * factor)
+    vertical, horizontal = new[0] / old[0], new[1] / old[1]
+    if (
+        abs(samples.shape[2] - old[0] / factor * horizontal) > 1
+        and abs(samples.shape[3] - old[1] / factor * vertical) > 1
+    ):
+        raise ImageError(
+            f"The latent is {new[1]}x{new[0]} pixels, its picture {old[1]}x{old[0]}: it was cut or stretched on its way. "
+            "Crop or stretch the picture before TADiSR Encode instead."
+        )
+
+    def scaled(size: tuple[int, int]) -> tuple[int, int]:
+        return max(1, round(size[0] * vertical)), max(1, round(size[1] * horizontal))
+
+    return replace(
+        source, upscaled=resize(source.upscaled, new), skips=[], size=scaled(source.size), target=scaled(source.target)
+    )
+
+
+def spread(attention: Attention, count: int) -> Attention:
+    """The responses for a batch of `count`. Raises ImageError when they were heard on another number of pictures."""
+    heard = len(attention.responses[0]) if attention.responses else count
+    if count % heard:
+        raise ImageError(
+            f"The text attention is of {heard} pictures, the latent of {count}: chain them from one Denoise."
+        )
+    return replace(attention, responses=[maps.repeat(count // heard, 1, 1, 1) for maps in attention.responses])
