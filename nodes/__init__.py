@@ -5,7 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import bridge
+from .decode import TADiSRJointDecode
+from .denoise import TADiSRDenoise
+from .encode import TADiSREncode
 from .loader import TADiSRLoader
+from .text_attention import TADiSRTextAttention
 from .upscale import TADiSRUpscale
 
 bridge.register_model_folder()
@@ -13,4 +17,7 @@ bridge.register_model_folder()
 
 class TADiSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TADiSRLoader, TADiSRUpscale]
+        return [
+            TADiSRLoader, TADiSRUpscale,
+            TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
+        ]  # fmt: skip

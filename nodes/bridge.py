@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
@@ -15,13 +17,18 @@ from comfy_api.latest import io
 from server import PromptServer
 from torch import Tensor, nn
 
-from ..tadisr import COMPACT, CheckpointError, TADiSR, load
+from ..tadisr import COMPACT, CheckpointError, ImageError, TADiSR, load
 from ..tadisr.pipeline import DTYPES
+from ..tadisr.stages import Source
 
 log = logging.getLogger("tadisr")
 
 Model = io.Custom("TADISR_MODEL")
+Attention = io.Custom("TADISR_ATTENTION")
 CATEGORY = "TADiSR"
+STAGES = "TADiSR/stages"
+TEXT = "TADiSR/text"
+OURS = "tadisr"  # under this key a LATENT carries our `stages.Source`
 FOLDER = "tadisr"  # under ComfyUI's models
 BUILT_IN = "compact (built in)"
 
@@ -72,18 +79,44 @@ def load_patcher(path: Path, dtype: str) -> ModelPatcher:
     return ModelPatcher(Held(model), load_device=device, offload_device=mm.unet_offload_device())
 
 
-def bring_in(patcher: ModelPatcher, *, tile: int, batch: int) -> tuple[TADiSR, torch.device]:
-    """The model on its device, the host having made room for it and for a batch of tiles."""
+def bring_in(patcher: ModelPatcher, *, pixels: int) -> tuple[TADiSR, torch.device]:
+    """The model on its device, the host having made room for it and for so many pixels of the x4 picture at once."""
     model: TADiSR = patcher.model.network  # pyright: ignore[reportAssignmentType]
-    mm.load_models_gpu([patcher], memory_required=memory_required(model, tile, batch), force_full_load=True)
+    mm.load_models_gpu([patcher], memory_required=memory_required(model, pixels), force_full_load=True)
     return model, patcher.load_device
 
 
-def memory_required(model: TADiSR, tile: int, batch: int) -> int:
+def memory_required(model: TADiSR, pixels: int) -> int:
     """Bytes of activations: about a dozen maps of the decoder's widest level at the picture's size."""
     config = model.config
     width = config.vae["block_out_channels"][0] / config.patch**2
-    return int(12 * width * batch * tile**2 * model.dtype.itemsize)
+    return int(12 * width * pixels * model.dtype.itemsize)
+
+
+@contextmanager
+def whole_picture(patcher: ModelPatcher, *, pixels: int) -> Iterator[TADiSR]:
+    """The model for a stage that takes a picture as a whole. Raises ImageError when memory does not suffice."""
+    try:
+        yield bring_in(patcher, pixels=pixels)[0]
+    except mm.OOM_EXCEPTION as error:
+        mm.soft_empty_cache()
+        raise ImageError(
+            "The picture as a whole is too large for this GPU's memory: use Upscale with TADiSR, which works in tiles."
+        ) from error
+
+
+# ---- latents --------------------------------------------------------------------------------------------------------
+
+
+def source_of(latent: dict[str, Any]) -> Source | None:
+    """What one of our latents carries along; None for a latent from elsewhere."""
+    return latent.get(OURS)
+
+
+def pixels_of(patcher: ModelPatcher, latent: dict[str, Any]) -> int:
+    """Of one picture of the latent."""
+    height, width = latent["samples"].shape[-2:]
+    return height * width * patcher.model.network.config.latent_factor**2  # pyright: ignore
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -95,13 +128,23 @@ def from_comfy(image: Tensor) -> Tensor:
 
 
 def to_comfy(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> IMAGE (B, H, W, C), where the host wants its pictures."""
-    return image.movedim(1, -1).contiguous().to(mm.intermediate_device())
+    """(B, C, H, W) -> IMAGE (B, H, W, C)."""
+    return to_host(image.movedim(1, -1).contiguous())
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Where the host wants what goes between nodes."""
+    return tensor.to(mm.intermediate_device())
+
+
+def from_mask(mask: Tensor) -> Tensor:
+    """MASK (B, H, W), or (H, W) as some nodes give it -> (B, 1, H, W)."""
+    return mask.reshape(-1, 1, *mask.shape[-2:])
 
 
 def to_mask(mask: Tensor) -> Tensor:
     """(B, 1, H, W) -> MASK (B, H, W)."""
-    return mask[:, 0].to(mm.intermediate_device())
+    return to_host(mask[:, 0])
 
 
 # ---- the running node -----------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class TADiSRUpscale(io.ComfyNode):
     def execute(
         cls, image: Tensor, model: ModelPatcher, scale: float, tile: int, overlap: int, tile_batch: int, color: str
     ) -> io.NodeOutput:
-        network, device = bridge.bring_in(model, tile=tile, batch=tile_batch)
+        network, device = bridge.bring_in(model, pixels=tile_batch * tile**2)
         result = upscale_in_memory(
             network,
             bridge.from_comfy(image),

@@ -5,7 +5,7 @@ model = tadisr.load()                       # the compact model that ships with 
 result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> result.image, result.mask
 """
 
-from .config import ModelConfig, preset
+from .config import SCALE, ModelConfig, preset
 from .errors import CheckpointError, ConfigError, ImageError, TADiSRError
 from .model import Output, TADiSR
 from .pipeline import COMPACT, Upscaled, load, upscale, upscale_in_memory
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "COMPACT",
+    "SCALE",
     "CheckpointError",
     "ConfigError",
     "ImageError",

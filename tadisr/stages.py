@@ -42,8 +42,8 @@ class Attention:
 
     responses: list[Tensor]
     layers: list[str]  # their names in the U-Net, such as down_blocks.1.attentions.0.transformer_blocks.0.attn2
-    latent: tuple[int, int]  # the latent they were heard on
-    size: tuple[int, int] | None  # the picture's share of the latent, in pixels: the rest is padding; None: all of it
+    padded: tuple[int, int]  # pixels of the picture that they were heard on, its padding included
+    size: tuple[int, int]  # of it without
 
 
 @torch.inference_mode()
@@ -78,9 +78,9 @@ def denoise(
     check_latent(model, samples)
     done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
     responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
-    size = source.size if source is not None and fits(model, source, samples) else None
-    latent = (samples.shape[2], samples.shape[3])
-    return torch.cat([z for z, _ in done]), Attention(responses, model.recorder.layers, latent, size)
+    padded = pixels(model, samples)
+    size = source.size if source is not None and source.upscaled.shape[-2:] == padded else padded
+    return torch.cat([z for z, _ in done]), Attention(responses, model.recorder.layers, padded, size)
 
 
 def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -108,8 +108,7 @@ def decode(
     Raises ImageError for a latent of another VAE, and for one that a residual model has no picture for.
     """
     check_latent(model, samples)
-    factor = model.config.latent_factor
-    padded = (samples.shape[2] * factor, samples.shape[3] * factor)
+    padded = pixels(model, samples)
     if source is not None:
         source = follow(model, source, samples, picked)
     elif model.config.residual:
@@ -170,9 +169,9 @@ def check_latent(model: TADiSR, samples: Tensor) -> None:
         raise ImageError("The latent has NaN or infinite values: the node before this one went wrong.")
 
 
-def fits(model: TADiSR, source: Source, samples: Tensor) -> bool:
-    factor = model.config.latent_factor
-    return source.upscaled.shape[-2:] == (samples.shape[2] * factor, samples.shape[3] * factor)
+def pixels(model: TADiSR, samples: Tensor) -> tuple[int, int]:
+    """Height and width of the picture that a latent stands for."""
+    return samples.shape[2] * model.config.latent_factor, samples.shape[3] * model.config.latent_factor
 
 
 def follow(model: TADiSR, source: Source, samples: Tensor, picked: Sequence[int] | None) -> Source:
@@ -194,15 +193,12 @@ def follow(model: TADiSR, source: Source, samples: Tensor, picked: Sequence[int]
         skips=[skip[rows] for skip in source.skips],
         alpha=None if source.alpha is None else source.alpha[rows],
     )
-    if fits(model, source, samples):
+    old, new = source.upscaled.shape[-2:], pixels(model, samples)
+    if old == new:
         return source
-    old, factor = source.upscaled.shape[-2:], model.config.latent_factor
-    new = (samples.shape[2] * factor, samples.shape[3] * factor)
     vertical, horizontal = new[0] / old[0], new[1] / old[1]
-    if (
-        abs(samples.shape[2] - old[0] / factor * horizontal) > 1
-        and abs(samples.shape[3] - old[1] / factor * vertical) > 1
-    ):
+    one = model.config.latent_factor
+    if abs(new[0] - old[0] * horizontal) > one and abs(new[1] - old[1] * vertical) > one:
         raise ImageError(
             f"The latent is {new[1]}x{new[0]} pixels, its picture {old[1]}x{old[0]}: it was cut or stretched on its way. "
             "Crop or stretch the picture before TADiSR Encode instead."

@@ -16,26 +16,32 @@ from PIL import Image
 import tadisr
 from tadisr.image import read_image
 
-NODES = ("TADiSRLoader", "TADiSRUpscale")
+# What a saved workflow relies on: node id -> category, required inputs, optional inputs, outputs. Only ever add at the end.
+PROMISES: dict[str, tuple[str, str, str, str]] = {
+    "TADiSRLoader": ("TADiSR", "model dtype", "", "TADISR_MODEL"),
+    "TADiSRUpscale": ("TADiSR", "image model scale tile overlap tile_batch color", "", "IMAGE MASK"),
+    "TADiSREncode": ("TADiSR/stages", "image model scale", "", "LATENT"),
+    "TADiSRDenoise": ("TADiSR/stages", "latent model", "", "LATENT TADISR_ATTENTION"),
+    "TADiSRTextAttention": ("TADiSR/stages", "attention layers heads normalize color_map", "image", "MASK IMAGE"),
+    "TADiSRJointDecode": ("TADiSR/stages", "latent attention model", "mask guide_strength", "IMAGE MASK"),
+}
 
 
-def test_the_pack_loads_and_every_socket_explains_itself(comfy: Comfy) -> None:
+@pytest.mark.parametrize("name", PROMISES)
+def test_ids_and_names_are_promises_and_every_socket_explains_itself(comfy: Comfy, name: str) -> None:
+    info = comfy.get(f"/object_info/{name}")[name]
+    order = info["input_order"]
+    names = [" ".join(order.get(kind, [])) for kind in ("required", "optional")]
+    assert (info["category"], *names, " ".join(info["output"])) == PROMISES[name]
+    assert info["description"] and info["display_name"] and all(info["output_tooltips"])
+    for kind in ("required", "optional"):
+        for socket, spec in info["input"].get(kind, {}).items():
+            assert spec[1].get("tooltip"), socket
+
+
+def test_the_pack_loads_and_has_no_node_without_a_promise(comfy: Comfy) -> None:
     assert "IMPORT FAILED" not in comfy.log.read_text()
-    for name in NODES:
-        info = comfy.get(f"/object_info/{name}")[name]
-        assert info["category"] == "TADiSR" and info["description"] and info["display_name"]
-        for kind in ("required", "optional"):
-            for socket, spec in info["input"].get(kind, {}).items():
-                assert spec[1].get("tooltip"), socket
-        assert all(info["output_tooltips"])
-    assert comfy.get("/object_info/TADiSRUpscale")["TADiSRUpscale"]["output"] == ["IMAGE", "MASK"]
-
-
-def test_ids_and_names_are_promises(comfy: Comfy) -> None:
-    loader, upscale = (comfy.get(f"/object_info/{name}")[name] for name in NODES)
-    assert loader["input_order"]["required"] == ["model", "dtype"]
-    assert upscale["input_order"]["required"] == ["image", "model", "scale", "tile", "overlap", "tile_batch", "color"]
-    assert loader["output"] == ["TADISR_MODEL"] and upscale["output_name"] == ["image", "mask"]
+    assert {name for name in comfy.get("/object_info") if name.startswith("TADiSR")} == set(PROMISES)
 
 
 def test_the_shipped_workflow(comfy: Comfy, prompt: dict[str, Any]) -> None:

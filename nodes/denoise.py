@@ -1,0 +1,49 @@
+"""z_L -> z_H in one step, and what the cross-attention heard of the word "text"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..tadisr import stages
+from . import bridge
+
+
+class TADiSRDenoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSRDenoise",
+            display_name="TADiSR Denoise",
+            category=bridge.STAGES,
+            description='Second stage: the one denoising step, listening to the cross-attention\'s answer to the word "text".',
+            inputs=[
+                io.Latent.Input(
+                    "latent",
+                    tooltip="From TADiSR Encode, or any latent of the model's VAE: VAE Encode, a KSampler, a latent node.",
+                ),
+                bridge.Model.Input("model", tooltip="The same model as in TADiSR Encode."),
+            ],
+            outputs=[
+                io.Latent.Output("denoised", display_name="latent", tooltip="z_H, for TADiSR Joint Decode."),
+                bridge.Attention.Output(
+                    "attention",
+                    display_name="attention",
+                    tooltip="What every layer answered to the word, for TADiSR Joint Decode and TADiSR Text Attention.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, latent: dict[str, Any], model: ModelPatcher) -> io.NodeOutput:
+        with bridge.whole_picture(model, pixels=bridge.pixels_of(model, latent)) as network:
+            samples, attention = stages.denoise(
+                network,
+                latent["samples"].cpu(),
+                bridge.source_of(latent),
+                progress=bridge.progress(cls.hidden.unique_id),
+            )
+        return io.NodeOutput({**latent, "samples": bridge.to_host(samples)}, attention)

@@ -1,0 +1,122 @@
+"""The staged nodes in a real ComfyUI: alone, against the whole upscaler, and chained with the core's nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from comfy_host import Comfy
+from PIL import Image
+
+from tadisr.image import read_image
+
+Prompt = dict[str, Any]
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def staged(**scale: float) -> Prompt:
+    """The chain of stages on the sample, and the upscaler beside it."""
+    return {
+        "in": node("LoadImage", image="small.png"),
+        "model": node("TADiSRLoader", model="compact (built in)", dtype="fp32"),
+        "encode": node("TADiSREncode", image=["in", 0], model=["model", 0], scale=scale.get("scale", 4.0)),
+        "denoise": node("TADiSRDenoise", latent=["encode", 0], model=["model", 0]),
+        "decode": node(
+            "TADiSRJointDecode", latent=["denoise", 0], attention=["denoise", 1], model=["model", 0], guide_strength=1.0
+        ),
+        "picture": node("SaveImage", images=["decode", 0], filename_prefix="staged"),
+        "text": node("MaskToImage", mask=["decode", 1]),
+        "mask": node("SaveImage", images=["text", 0], filename_prefix="staged_mask"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def small(comfy: Comfy) -> None:
+    """A piece of the sample, with sides that are a multiple of nothing."""
+    with Image.open(comfy.base / "input" / "sample.png") as sample:
+        sample.convert("RGB").crop((40, 60, 141, 127)).save(comfy.base / "input" / "small.png")
+
+
+def shown(comfy: Comfy, prompt: Prompt, name: str = "picture") -> Any:
+    result = comfy.run(prompt)
+    assert result.last == "execution_success", result.error or result.body
+    return [read_image(comfy.output(image)) for image in result.images(name)]
+
+
+def test_the_chain_is_the_upscaler(comfy: Comfy) -> None:
+    prompt = staged(scale=2.5)
+    prompt["whole"] = node(
+        "TADiSRUpscale",
+        image=["in", 0],
+        model=["model", 0],
+        scale=2.5,
+        tile=768,
+        overlap=256,
+        tile_batch=1,
+        color="off",
+    )
+    prompt["one"] = node("SaveImage", images=["whole", 0], filename_prefix="whole")
+    prompt["two"] = node("MaskToImage", mask=["whole", 1])
+    prompt["three"] = node("SaveImage", images=["two", 0], filename_prefix="whole_mask")
+    result = comfy.run(prompt)
+    assert result.last == "execution_success", result.error
+    for mine, whole in (("picture", "one"), ("mask", "three")):
+        a, b = (read_image(comfy.output(result.images(name)[0])) for name in (mine, whole))
+        assert a.shape[-2:] == (168, 252)
+        assert (a - b).abs().max() < 1.5 / 255
+
+
+def test_the_heat_map_alone_and_over_the_picture(comfy: Comfy) -> None:
+    prompt = staged()
+    options = {"layers": "up", "heads": "0-1", "normalize": "picture", "color_map": "viridis"}
+    prompt["map"] = node("TADiSRTextAttention", attention=["denoise", 1], **options)
+    prompt["over"] = node("TADiSRTextAttention", attention=["denoise", 1], image=["in", 0], **options)
+    prompt["alone"] = node("SaveImage", images=["map", 1], filename_prefix="heat")
+    prompt["both"] = node("SaveImage", images=["over", 1], filename_prefix="heat")
+    result = comfy.run(prompt)
+    assert result.last == "execution_success", result.error
+    sizes = [read_image(comfy.output(result.images(name)[0])).shape[-2:] for name in ("alone", "both")]
+    assert sizes == [(268, 404), (67, 101)]
+    prompt["map"]["inputs"]["heads"] = "first"
+    assert "heads is 'first', expected \"all\" or numbers" in comfy.run(prompt).error
+
+
+def test_a_painted_mask_is_followed(comfy: Comfy) -> None:
+    prompt = staged()
+    prompt["nothing"] = node("SolidMask", value=0.0, width=64, height=64)
+    prompt["decode"]["inputs"]["mask"] = ["nothing", 0]
+    (steered,) = shown(comfy, prompt, "mask")
+    (plain,) = shown(comfy, staged(), "mask")
+    assert steered.mean() < 0.3 * plain.mean()
+
+
+def test_latents_go_through_the_cores_nodes(comfy: Comfy) -> None:
+    """Repeated, one picked, enlarged: the picture follows."""
+    repeated = staged()
+    repeated["repeat"] = node("RepeatLatentBatch", samples=["encode", 0], amount=3)
+    repeated["pick"] = node("LatentFromBatch", samples=["repeat", 0], batch_index=0, length=2)
+    repeated["denoise"]["inputs"]["latent"] = ["pick", 0]
+    first, second = shown(comfy, repeated)
+    (plain,) = shown(comfy, staged())
+    assert (first - plain).abs().max() < 1.5 / 255 and (second - plain).abs().max() < 1.5 / 255
+
+    larger = staged()
+    larger["more"] = node("LatentUpscaleBy", samples=["denoise", 0], upscale_method="bilinear", scale_by=1.5)
+    larger["decode"]["inputs"]["latent"] = ["more", 0]
+    (picture,) = shown(comfy, larger)
+    assert abs(picture.shape[2] - 268 * 1.5) < 12 and abs(picture.shape[3] - 404 * 1.5) < 12
+
+
+def test_a_latent_of_another_vae_gets_one_sentence(comfy: Comfy) -> None:
+    prompt = staged()
+    prompt["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    prompt["denoise"]["inputs"]["latent"] = ["empty", 0]
+    assert "does not fit the compact model: expected (B, 8, h, w)" in comfy.run(prompt).error
+    prompt = staged()
+    prompt["crop"] = node("LatentCrop", samples=["denoise", 0], width=64, height=64, x=0, y=0)
+    prompt["decode"]["inputs"]["latent"] = ["crop", 0]
+    result = comfy.run(prompt)
+    assert "it was cut or stretched on its way" in result.error
