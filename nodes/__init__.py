@@ -5,10 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import bridge
+from .compare_text import TADiSRCompareText
+from .composite import TADiSRTextComposite
 from .decode import TADiSRJointDecode
 from .denoise import TADiSRDenoise
 from .encode import TADiSREncode
 from .loader import TADiSRLoader
+from .read_text import TADiSRReadText
 from .text_attention import TADiSRTextAttention
 from .upscale import TADiSRUpscale
 
@@ -20,4 +23,5 @@ class TADiSRExtension(ComfyExtension):
         return [
             TADiSRLoader, TADiSRUpscale,
             TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
+            TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
         ]  # fmt: skip

@@ -18,6 +18,7 @@ from server import PromptServer
 from torch import Tensor, nn
 
 from ..tadisr import COMPACT, CheckpointError, ImageError, TADiSR, load
+from ..tadisr.ocr import ENGINES
 from ..tadisr.pipeline import DTYPES
 from ..tadisr.stages import Source
 
@@ -56,6 +57,12 @@ def model_path(name: str) -> Path:
         folders = ", ".join(folder_paths.get_folder_paths(FOLDER))
         raise CheckpointError(f"There is no model {name!r} in {folders}. Put it there, or choose {BUILT_IN!r}.")
     return Path(path)
+
+
+def ocr_models() -> Path | None:
+    """`models/ppocr`, where paddleocr's model folders may lie."""
+    folder = Path(folder_paths.models_dir) / "ppocr"
+    return folder if folder.is_dir() else None
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -117,6 +124,15 @@ def pixels_of(patcher: ModelPatcher, latent: dict[str, Any]) -> int:
     """Of one picture of the latent."""
     height, width = latent["samples"].shape[-2:]
     return height * width * patcher.model.network.config.latent_factor**2  # pyright: ignore
+
+
+def engine_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "engine",
+        options=["auto", *ENGINES],
+        default="auto",
+        tooltip="auto: paddleocr where it is installed with models (in models/ppocr), else rapidocr, which brings its own.",
+    )
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from comfy_host import Comfy, Result  # noqa: E402
 
 from tadisr.errors import TADiSRError  # noqa: E402
 from tadisr.image import read_image  # noqa: E402
-from tadisr.ocr import Reader  # noqa: E402
+from tadisr.ocr import reader  # noqa: E402
 
 SAMPLE = ROOT / "sample" / "sample.png"
 WORKFLOW = ROOT / "workflows" / "api" / "upscale.json"
@@ -63,13 +63,13 @@ def side_by_side(lr: Path, sr: Path, mask: Path, out: Path) -> None:
 def read_aloud(lr: Path, sr: Path) -> None:
     """What OCR makes of the input as it is, and of the result."""
     try:
-        reader = Reader()
+        ocr = reader()
     except TADiSRError as error:
         print(f"(no OCR lines: {error})")
         return
     for title, path in (("before", lr), ("after", sr)):
         print(f"OCR {title}:")
-        for line in reader.read(read_image(path)[:, :3]):
+        for line in ocr.read(read_image(path)[:, :3]):
             print(f"  {line.score:.2f}  {line.text}")
 
 

@@ -1,43 +1,213 @@
-"""Reading a picture's text with PP-OCR, through rapidocr: its models lie inside its wheel, nothing is downloaded."""
+"""Reading a picture's text with PP-OCR, by whichever of its two engines is installed, and comparing what is read.
+
+rapidocr carries its models in its wheel; paddleocr, the paper's engine, takes them from a folder. Nothing is downloaded.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import TADiSRError
+from .errors import ConfigError, TADiSRError
 from .image import to_pil
+
+Pixels = NDArray[np.uint8]  # (H, W, 3), BGR as OpenCV has it
+Box = NDArray[Any]  # (4, 2) float32: the corners of a line in pixels, clockwise from its top left
+
+TALL = 1.5  # a line this much higher than wide is written downwards, and turned to be read
+INSTALL = "pip install 'tadisr[ocr]'"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line that was read: its text, how sure the reader is (0 to 1), and its four corners (4, 2) in pixels."""
+    """One line that was read: its text, how sure the reader is (0 to 1), and its corners."""
 
     text: str
     score: float
-    box: np.ndarray[Any, Any]
+    box: Box
 
 
-class Reader:
-    """PP-OCR, loaded once. Raises TADiSRError where the extra `ocr` is not installed."""
+class Reader(ABC):
+    """PP-OCR. Lines are recognised one at a time: in a batch a line's text depends on its neighbours' padding."""
 
-    def __init__(self) -> None:
-        try:
-            from rapidocr import RapidOCR
-        except ImportError as error:
-            raise TADiSRError(f"Reading text needs the extra ocr ({error}): pip install 'tadisr[ocr]'.") from error
-        self.engine = RapidOCR(params={"Global.log_level": "error"})
-        logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+    name: str
+
+    @abstractmethod
+    def detect(self, pixels: Pixels) -> list[Box]:
+        """Where lines of text are."""
+
+    @abstractmethod
+    def recognize(self, crop: Pixels) -> tuple[str, float]:
+        """The text of one upright line, and how sure it is."""
 
     def read(self, image: Tensor) -> list[Line]:
-        """(1, 3, H, W) in [0, 1] -> its lines, top to bottom."""
-        pixels = np.asarray(to_pil(image).convert("RGB"))[..., ::-1]  # rapidocr takes BGR
-        result: Any = self.engine(np.ascontiguousarray(pixels))
-        if result.boxes is None:
+        """(1, 3, H, W) in [0, 1] -> its lines, top to bottom, those beside one another from left to right."""
+        boxes = self.detect(to_pixels(image))
+        if not boxes:
             return []
-        lines = [Line(*line) for line in zip(result.txts, result.scores, result.boxes, strict=True)]
-        return sorted(lines, key=lambda line: float(line.box[:, 1].min()))
+        height = float(np.median([np.ptp(box[:, 1]) for box in boxes]))
+        boxes.sort(key=lambda box: (round(float(box[:, 1].mean()) / height), float(box[:, 0].min())))
+        return self.read_boxes(image, boxes)
+
+    def read_boxes(self, image: Tensor, boxes: list[Box]) -> list[Line]:
+        """What stands in given boxes, as OCR-A asks for; in their order, empty text included."""
+        pixels = to_pixels(image)
+        return [Line(*self.recognize(cut(pixels, box)), box) for box in boxes]
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    return np.ascontiguousarray(np.asarray(to_pil(image).convert("RGB"))[..., ::-1])
+
+
+def cut(pixels: Pixels, box: Box) -> Pixels:
+    """The line in a box, upright: PP-OCR's perspective crop."""
+    import cv2  # comes with either engine
+
+    corners = np.asarray(box, np.float32)
+    sides = np.linalg.norm(corners - np.roll(corners, -1, 0), axis=1)  # top, right, bottom, left
+    width, height = max(1, int(max(sides[0], sides[2]))), max(1, int(max(sides[1], sides[3])))
+    target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    crop = cv2.warpPerspective(
+        pixels, cv2.getPerspectiveTransform(corners, target), (width, height),
+        flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    return np.ascontiguousarray(np.rot90(crop)) if height >= TALL * width else crop  # pyright: ignore[reportReturnType]
+
+
+# ---- engines --------------------------------------------------------------------------------------------------------
+
+
+class RapidReader(Reader):
+    name = "rapidocr"
+
+    def __init__(self, models: Path | None = None) -> None:
+        from rapidocr import RapidOCR
+
+        self.engine = RapidOCR(params={"Global.log_level": "error", "Global.text_score": 0.0})
+        logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+
+    def detect(self, pixels: Pixels) -> list[Box]:
+        result: Any = self.engine(pixels, use_det=True, use_cls=False, use_rec=False)
+        boxes = result.boxes
+        return [] if boxes is None else [np.asarray(box, np.float32) for box in boxes]
+
+    def recognize(self, crop: Pixels) -> tuple[str, float]:
+        result: Any = self.engine(crop, use_det=False, use_cls=False, use_rec=True)
+        return (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
+
+
+class PaddleReader(Reader):
+    name = "paddleocr"
+
+    def __init__(self, models: Path | None = None) -> None:
+        os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")  # it asks the network at import
+        from paddleocr import TextDetection, TextRecognition  # pyright: ignore[reportMissingImports]
+
+        cache = Path(os.environ.get("PADDLE_PDX_CACHE_HOME", Path.home() / ".paddlex")) / "official_models"
+        detector, recognizer = find_models([folder for folder in (models, cache) if folder is not None])
+        self.detector = TextDetection(model_name=detector.name, model_dir=str(detector), **backend(detector))
+        self.recognizer = TextRecognition(model_name=recognizer.name, model_dir=str(recognizer), **backend(recognizer))
+
+    def detect(self, pixels: Pixels) -> list[Box]:
+        return [np.asarray(box, np.float32) for box in self.detector.predict(pixels)[0]["dt_polys"]]
+
+    def recognize(self, crop: Pixels) -> tuple[str, float]:
+        result = self.recognizer.predict(crop)[0]
+        return result["rec_text"], float(result["rec_score"])
+
+
+def find_models(folders: list[Path]) -> tuple[Path, Path]:
+    """The newest pair of PP-OCR_det and PP-OCR_rec folders of one kind, as paddleocr names them.
+
+    Raises TADiSRError where there is none: paddleocr itself would go to the network.
+    """
+    found = {path.name: path for folder in reversed(folders) if folder.is_dir() for path in folder.iterdir()}
+    for name in sorted(found, reverse=True):
+        if name.endswith("_det") and (found[name] / "inference.yml").is_file():
+            partner = found.get(f"{name.removesuffix('_det')}_rec")
+            if partner is not None and (partner / "inference.yml").is_file():
+                return found[name], partner
+    raise TADiSRError(
+        f"paddleocr is here, but none of its models: put PP-OCRv5_mobile_det and PP-OCRv5_mobile_rec (or any such pair) "
+        f"into {folders[0]}, or choose rapidocr, which brings its own."
+    )
+
+
+def backend(folder: Path) -> dict[str, Any]:
+    """How paddleocr runs a model folder: ONNX through onnxruntime, else paddlepaddle."""
+    if (folder / "inference.onnx").is_file():
+        return {"device": "cpu", "engine": "onnxruntime"}
+    # paddlepaddle 3.3's new IR crashes on these models with oneDNN.
+    return {"device": "cpu", "engine": "paddle_static", "engine_config": {"run_mode": "mkldnn", "enable_new_ir": False}}
+
+
+ENGINES: dict[str, Callable[[Path | None], Reader]] = {"paddleocr": PaddleReader, "rapidocr": RapidReader}
+
+
+@lru_cache(maxsize=2)
+def reader(engine: str = "auto", models: Path | None = None) -> Reader:
+    """A reader, loaded once. auto: paddleocr where it and its models are, else rapidocr.
+
+    models: a folder that holds paddleocr's model folders; its own cache is looked through after it.
+    Raises TADiSRError where the engine is not installed or has no models, ConfigError for an unknown one.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise ConfigError(f"engine is {engine!r}, expected auto, {' or '.join(ENGINES)}.")
+    problems = []
+    for name in ENGINES if engine == "auto" else (engine,):
+        try:
+            return ENGINES[name](models)
+        except ImportError as error:
+            problems.append(f"{name} is not installed ({error}).")
+        except TADiSRError as error:
+            problems.append(str(error))
+    raise TADiSRError(f"No text can be read: {' '.join(problems)} {INSTALL} brings rapidocr with its models.")
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------------
+
+
+def ratio(first: str, second: str, *, substitution: int = 2) -> float:
+    """(len1 + len2 - dist) / (len1 + len2), the paper's OCR-A of one line; two empty strings are equal.
+
+    A substitution counts 2, as the common Levenshtein ratio has it, so that two unlike strings get 0; with 1, plain
+    Levenshtein distance, they get 0.5.
+    """
+    try:
+        from rapidfuzz.distance import Levenshtein
+    except ImportError as error:
+        raise TADiSRError(f"Comparing text needs rapidfuzz: {INSTALL}.") from error
+    total = len(first) + len(second)
+    return 1.0 if total == 0 else 1 - Levenshtein.distance(first, second, weights=(1, 1, substitution)) / total
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One line of the reference, and what stands in its box in the other picture."""
+
+    before: Line
+    after: Line
+
+    @property
+    def ratio(self) -> float:
+        return ratio(self.before.text, self.after.text)
+
+
+def compare(before: Tensor, after: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Pair]:
+    """The lines that are read in `before` with confidence `minimum`, and the same boxes read in `after`.
+
+    Both (1, 3, H, W). OCR-A of the picture is the mean of the pairs' ratios.
+    """
+    lines = [line for line in engine.read(before) if line.score >= minimum and line.text.strip()]
+    again = engine.read_boxes(after, [line.box for line in lines])
+    return [Pair(first, second) for first, second in zip(lines, again, strict=True)]

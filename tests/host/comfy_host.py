@@ -36,6 +36,11 @@ def location() -> tuple[Path, str]:
     return folder, python
 
 
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    """One node of a workflow in API form."""
+    return {"class_type": kind, "inputs": inputs}
+
+
 @dataclass
 class Result:
     """What became of one prompt. `events` are the websocket's, binary previews as ("preview", kind)."""

@@ -24,6 +24,9 @@ PROMISES: dict[str, tuple[str, str, str, str]] = {
     "TADiSRDenoise": ("TADiSR/stages", "latent model", "", "LATENT TADISR_ATTENTION"),
     "TADiSRTextAttention": ("TADiSR/stages", "attention layers heads normalize color_map", "image", "MASK IMAGE"),
     "TADiSRJointDecode": ("TADiSR/stages", "latent attention model", "mask guide_strength", "IMAGE MASK"),
+    "TADiSRTextComposite": ("TADiSR/text", "text_image rest_image mask grow feather threshold", "", "IMAGE"),
+    "TADiSRReadText": ("TADiSR/text", "image engine minimum_confidence", "", "STRING STRING IMAGE MASK"),
+    "TADiSRCompareText": ("TADiSR/text", "before after engine", "minimum_confidence", "FLOAT STRING IMAGE MASK"),
 }
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from comfy_host import Comfy
+from comfy_host import Comfy, node
 from PIL import Image
 
 from tadisr.image import read_image
 
 Prompt = dict[str, Any]
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
 
 
 def staged(**scale: float) -> Prompt:

@@ -1,0 +1,74 @@
+"""The text from one picture, the rest from another."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import ConfigError, ImageError
+from .image import resize, split_alpha
+
+ASPECT = 0.02  # how far apart the pictures' shapes may be: rounding, not another picture
+
+
+def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: float = 0.0) -> Tensor:
+    """A text mask made fit for pasting, (B, 1, H, W) in [0, 1] -> the same.
+
+    threshold: 0 leaves the mask soft, else what reaches it becomes 1 and the rest 0; grow: by so many pixels, or
+    shrink if negative; feather: soften the edge, the standard deviation of a Gaussian in pixels.
+    """
+    if feather < 0 or not 0 <= threshold <= 1:
+        raise ConfigError(f"feather is {feather}, expected 0 or more; threshold is {threshold}, expected 0 to 1.")
+    if threshold > 0:
+        mask = (mask >= threshold).float()
+    if grow > 0:
+        mask = spread(mask, grow)
+    elif grow < 0:
+        mask = 1 - spread(1 - mask, -grow)
+    if feather > 0:
+        from kornia.filters import gaussian_blur2d  # slow to import
+
+        side = 2 * math.ceil(3 * feather) + 1
+        mask = gaussian_blur2d(mask, (side, side), (feather, feather), border_type="replicate")
+    return mask
+
+
+def spread(mask: Tensor, pixels: int) -> Tensor:
+    """The greatest value within a square of `pixels` around each, one side after the other."""
+    side = 2 * pixels + 1
+    tall = F.max_pool2d(mask, (side, 1), stride=1, padding=(pixels, 0))
+    return F.max_pool2d(tall, (1, side), stride=1, padding=(0, pixels))
+
+
+def composite(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
+    """`text` where the mask is 1, `rest` where it is 0, at the size of the larger of the two pictures.
+
+    text, rest (B, C, h, w), mask (B, 1, h, w), all of any size and in [0, 1]; a batch of one goes with any batch. An
+    alpha that either has is mixed the same way. Raises ImageError for batches or shapes that do not go together.
+    """
+    counts = {len(text), len(rest), len(mask)} - {1}
+    if len(counts) > 1:
+        raise ImageError(f"{len(text)} pictures of text, {len(rest)} others and {len(mask)} masks do not go together.")
+    for name, other in (("other picture", rest), ("mask", mask)):
+        if abs(text.shape[3] * other.shape[2] / (text.shape[2] * other.shape[3]) - 1) > ASPECT + 1 / min(
+            other.shape[2:]
+        ):
+            raise ImageError(
+                f"The picture of the text is {text.shape[3]}x{text.shape[2]}, the {name} {other.shape[3]}x{other.shape[2]}: "
+                "of another shape, so they do not lie on one another."
+            )
+    size = max((picture.shape[2], picture.shape[3]) for picture in (text, rest))
+    sized = [x if (x.shape[2], x.shape[3]) == size else resize(x, size) for x in (text, rest, mask)]
+    text, rest, mask = (x.expand(max(counts, default=1), -1, -1, -1) for x in sized)
+    if text.shape[1] != rest.shape[1]:
+        text, rest = opaque(text), opaque(rest)
+    return torch.lerp(rest, text, mask)
+
+
+def opaque(image: Tensor) -> Tensor:
+    """As RGBA, whatever it was."""
+    colors, alpha = split_alpha(image)
+    return torch.cat([colors, torch.ones_like(colors[:, :1]) if alpha is None else alpha], 1)

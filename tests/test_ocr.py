@@ -1,0 +1,108 @@
+"""Reading with the real PP-OCR, comparing, marking."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from tadisr import ConfigError, TADiSRError, marks, ocr
+from tadisr.image import from_pil, read_image
+
+pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
+
+
+def page(*lines: str, size: tuple[int, int] = (420, 200)) -> torch.Tensor:
+    picture = Image.new("RGB", size, "white")
+    font = ImageFont.load_default(36)
+    for i, text in enumerate(lines):
+        ImageDraw.Draw(picture).text((24, 20 + 60 * i), text, fill="black", font=font)
+    return from_pil(picture)
+
+
+@pytest.fixture(scope="module")
+def rapid() -> ocr.Reader:
+    return ocr.reader("rapidocr")
+
+
+def test_lines_in_reading_order_with_their_places(rapid: ocr.Reader) -> None:
+    lines = rapid.read(page("First line", "Second 42", "THIRD"))
+    assert [line.text for line in lines] == ["First line", "Second 42", "THIRD"]
+    assert all(line.score > 0.8 and line.box.shape == (4, 2) for line in lines)
+    tops = [line.box[:, 1].min() for line in lines]
+    assert tops == sorted(tops) and abs(tops[1] - tops[0] - 60) < 12
+    assert rapid.read(torch.ones(1, 3, 64, 64)) == []
+
+
+def test_lines_beside_one_another_go_from_left_to_right(rapid: ocr.Reader) -> None:
+    picture = torch.cat([page("LEFT", size=(300, 90)), page("RIGHT", size=(300, 90))], 3)
+    assert [line.text for line in rapid.read(picture)] == ["LEFT", "RIGHT"]
+
+
+def test_given_boxes_are_read_even_when_they_are_empty_or_stand_upright(rapid: ocr.Reader) -> None:
+    picture = page("Hello")
+    (line,) = rapid.read(picture)
+    empty = np.array([[300, 120], [400, 120], [400, 180], [300, 180]], np.float32)
+    hello, nothing = rapid.read_boxes(picture, [line.box, empty])
+    assert hello.text == "Hello" and nothing.text == ""
+    turned = torch.rot90(picture, -1, (2, 3))  # the line now runs downwards
+    x, y = line.box[:, 0], line.box[:, 1]
+    corners = np.stack([picture.shape[2] - y, x], 1)[[3, 0, 1, 2]].astype(np.float32)
+    assert rapid.read_boxes(turned, [corners])[0].text == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "two", "one"),
+    [("text", "text", 1, 1), ("text", "test", 0.75, 0.875), ("ab", "cd", 0, 0.5), ("", "", 1, 1), ("", "ab", 0, 0)],
+)
+def test_ratio_by_hand(first: str, second: str, two: float, one: float) -> None:
+    """The paper's formula, with a substitution as two and as one."""
+    assert ocr.ratio(first, second) == pytest.approx(two)
+    assert ocr.ratio(first, second, substitution=1) == pytest.approx(one)
+
+
+def test_compare_finds_the_changed_line_and_marks_it(rapid: ocr.Reader) -> None:
+    before, after = page("same line", "Street 21"), page("same line", "Street 27")
+    pairs = ocr.compare(before, after, rapid)
+    assert [pair.ratio == 1 for pair in pairs] == [True, False]
+    assert pairs[1].ratio == pytest.approx(1 - 2 / (2 * len(pairs[1].before.text)))
+    boxes = [pair.before.box for pair in pairs]
+    drawn = marks.draw_boxes(after, boxes, [marks.GREEN, marks.RED])
+    assert drawn.shape == after.shape
+    red = (drawn[0, 0] > 0.8) & (drawn[0, 1] < 0.3)
+    assert red[70:].any() and not red[:60].any()
+    mask = marks.box_mask(boxes[1:], (200, 420))
+    assert mask.shape == (1, 1, 200, 420) and mask[..., :60, :].sum() == 0 and mask[..., 70:120, 24:100].mean() > 0.5
+    assert ocr.compare(torch.ones(1, 3, 32, 32), after[..., :32, :32], rapid) == []
+
+
+def test_the_sample_is_read(rapid: ocr.Reader) -> None:
+    texts = " ".join(line.text for line in rapid.read(read_image("sample/sample.png")[:, :3]))
+    assert len(texts) > 20
+
+
+def test_engines_that_are_not_there_get_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="engine is 'tesseract', expected auto, paddleocr or rapidocr"):
+        ocr.reader("tesseract")
+    with pytest.raises(TADiSRError, match=r"none of its models: put .* into"):
+        ocr.find_models([tmp_path])
+    for name in ("rapidocr", "paddleocr"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ocr.reader.cache_clear()
+    with pytest.raises(TADiSRError, match=r"No text can be read: paddleocr .* rapidocr .* pip install 'tadisr\[ocr\]'"):
+        ocr.reader("auto")
+
+
+def test_paddle_models_are_found_in_pairs_the_users_folder_first(tmp_path: Path) -> None:
+    mine, cache = tmp_path / "mine", tmp_path / "cache"
+    for folder in (mine / "PP-OCRv4_mobile_det", mine / "PP-OCRv4_mobile_rec", cache / "PP-OCRv5_server_det"):
+        folder.mkdir(parents=True)
+        (folder / "inference.yml").write_text("")
+    (mine / "PP-OCRv4_mobile_rec" / "inference.onnx").write_text("")
+    assert [path.name for path in ocr.find_models([mine, cache])] == ["PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec"]
+    assert ocr.backend(mine / "PP-OCRv4_mobile_rec")["engine"] == "onnxruntime"
+    assert ocr.backend(mine / "PP-OCRv4_mobile_det")["engine"] == "paddle_static"
