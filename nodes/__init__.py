@@ -13,6 +13,7 @@ from .encode import TADiSREncode
 from .loader import TADiSRLoader
 from .read_text import TADiSRReadText
 from .text_attention import TADiSRTextAttention
+from .tiling import TADiSRTiling
 from .upscale import TADiSRUpscale
 
 bridge.register_model_folder()
@@ -21,7 +22,7 @@ bridge.register_model_folder()
 class TADiSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            TADiSRLoader, TADiSRUpscale,
+            TADiSRLoader, TADiSRTiling, TADiSRUpscale,
             TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
             TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
         ]  # fmt: skip

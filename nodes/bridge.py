@@ -26,6 +26,7 @@ log = logging.getLogger("tadisr")
 
 Model = io.Custom("TADISR_MODEL")
 Attention = io.Custom("TADISR_ATTENTION")
+Tiles = io.Custom("TADISR_TILING")
 CATEGORY = "TADiSR"
 STAGES = "TADiSR/stages"
 TEXT = "TADiSR/text"
@@ -124,6 +125,28 @@ def pixels_of(patcher: ModelPatcher, latent: dict[str, Any]) -> int:
     """Of one picture of the latent."""
     height, width = latent["samples"].shape[-2:]
     return height * width * patcher.model.network.config.latent_factor**2  # pyright: ignore
+
+
+def tile_input() -> io.Int.Input:
+    return io.Int.Input(
+        "tile", default=768, min=128, max=8192, step=64,
+        tooltip="Side of a tile in pixels of the 4x picture. Smaller needs less memory. "
+        "Halved by itself when memory runs out.",
+    )  # fmt: skip
+
+
+def overlap_input() -> io.Int.Input:
+    return io.Int.Input(
+        "overlap", default=256, min=0, max=4096, step=16,
+        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. At most half a tile.",
+    )  # fmt: skip
+
+
+def tile_batch_input(name: str) -> io.Int.Input:
+    return io.Int.Input(
+        name, default=1, min=1, max=64,
+        tooltip="Tiles run at once. More is faster on a GPU with room for them.",
+    )  # fmt: skip
 
 
 def engine_input() -> io.Combo.Input:

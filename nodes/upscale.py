@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..tadisr import upscale_in_memory
 from ..tadisr.color import MODES
+from ..tadisr.tiling import Tiling
 from . import bridge
 
 
@@ -26,23 +27,24 @@ class TADiSRUpscale(io.ComfyNode):
                     "scale", default=4.0, min=1.0, max=4.0, step=0.25,
                     tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
                 ),
-                io.Int.Input(
-                    "tile", default=768, min=128, max=8192, step=64,
-                    tooltip="Side of a tile in pixels of the 4x picture. Smaller needs less memory. "
-                    "Halved by itself when memory runs out.",
-                ),
-                io.Int.Input(
-                    "overlap", default=256, min=0, max=4096, step=16,
-                    tooltip="Pixels of the 4x picture that two tiles share; they are blended there. At most half a tile.",
-                ),
-                io.Int.Input(
-                    "tile_batch", default=1, min=1, max=64,
-                    tooltip="Tiles run at once. More is faster on a GPU with room for them.",
-                ),
+                bridge.tile_input(),
+                bridge.overlap_input(),
+                bridge.tile_batch_input("tile_batch"),
                 io.Combo.Input(
                     "color", options=list(MODES), default="off",
                     tooltip="Bring the colours back to the input's: adain by mean and deviation, "
                     "wavelet by its coarse structure.",
+                ),
+                bridge.Tiles.Input(
+                    "tiling", optional=True, tooltip="From TADiSR Tiling; it replaces the three tile settings here."
+                ),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="An edited text mask, of any size: white where text is to be. The text decoder is steered to it.",
+                ),
+                io.Float.Input(
+                    "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
+                    tooltip="How much of the input stays as it was outside the text, only enlarged. Text is always restored.",
                 ),
             ],
             outputs=[
@@ -54,16 +56,27 @@ class TADiSRUpscale(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, model: ModelPatcher, scale: float, tile: int, overlap: int, tile_batch: int, color: str
+        cls,
+        image: Tensor,
+        model: ModelPatcher,
+        scale: float,
+        tile: int,
+        overlap: int,
+        tile_batch: int,
+        color: str,
+        tiling: Tiling | None = None,
+        mask: Tensor | None = None,
+        fidelity: float = 0.0,
     ) -> io.NodeOutput:
-        network, device = bridge.bring_in(model, pixels=tile_batch * tile**2)
+        tiling = tiling or Tiling(tile=tile, overlap=overlap, batch=tile_batch)
+        network, device = bridge.bring_in(model, pixels=tiling.batch * tiling.tile**2)
         result = upscale_in_memory(
             network,
             bridge.from_comfy(image),
             scale=scale,
-            tile=tile,
-            overlap=overlap,
-            batch=tile_batch,
+            tiling=tiling,
+            guide=None if mask is None else bridge.from_mask(mask),
+            fidelity=fidelity,
             color_fix=color,
             device=device,
             progress=bridge.progress(cls.hidden.unique_id),

@@ -19,6 +19,7 @@ from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
 from .pipeline import COMPACT, DTYPES, load, upscale_in_memory
+from .tiling import BLENDS, Tiling
 
 log = logging.getLogger("tadisr")
 
@@ -40,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--overlap", type=int, default=256, help="pixels two tiles share (default 256)")
     up.add_argument("--batch", type=int, default=1, help="tiles run at once (default 1)")
     up.add_argument("--color", choices=color.MODES, default="off", help="match the input's colours (default off)")
+    up.add_argument("--fidelity", type=float, default=0.0, help="share of the input kept outside the text (default 0)")
+    up.add_argument("--blend", choices=list(BLENDS), default="cosine", help="across the overlap (default cosine)")
+    up.add_argument("--text-aware", action="store_true", help="lay the seams between tiles where there is least text")
     up.add_argument("--mask", action="store_true", help="write the text mask beside each picture, NAME_mask.png")
     up.set_defaults(run=run_upscale)
 
@@ -84,6 +88,10 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         raise TADiSRError(f"{min(clash)} would be both a picture and a mask: give the two to calls of their own.")
     if not jobs:
         raise TADiSRError(f"No pictures in {' '.join(arguments.inputs)}; known are {', '.join(sorted(SUFFIXES))}.")
+    tiling = Tiling(
+        tile=arguments.tile, overlap=arguments.overlap, batch=arguments.batch, blend=arguments.blend,
+        text_aware=arguments.text_aware,
+    )  # fmt: skip
     device, dtype = placement(arguments)
     model = load(arguments.model, base=arguments.base, device=device, dtype=dtype)
     failed = 0
@@ -91,8 +99,8 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         bar.set_postfix_str(source.name)
         try:
             result = upscale_in_memory(
-                model, read_image(source), scale=arguments.scale, tile=arguments.tile,
-                overlap=arguments.overlap, batch=arguments.batch, color_fix=arguments.color, say=bar.write,
+                model, read_image(source), scale=arguments.scale, tiling=tiling, fidelity=arguments.fidelity,
+                color_fix=arguments.color, say=bar.write,
             )  # fmt: skip
             write_png(target, result.image)
             if arguments.mask:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .decode import decode
 from .decoder import JointParts
-from .model import TADiSR
+from .model import Output, TADiSR
 
 STEPS = 12
 KEEP = 1.0  # how much the picture as a whole counts against what was painted
@@ -60,6 +60,16 @@ def steer(
 
         optimizer.step(loss)  # pyright: ignore[reportArgumentType]
         return [(strength * unit * move).detach().to(model.dtype) for unit, move in zip(units, moves, strict=True)]
+
+
+def guided(model: TADiSR, image: Tensor, guide: Tensor, *, strength: float = 1.0) -> Output:
+    """The whole network (`TADiSR.forward`), its text decoder steered towards `guide` (B, 1, H, W)."""
+    latent, skips = model.encode(image.to(model.dtype))
+    latent, responses = model.denoise(latent)
+    a_tex = model.project(latent, responses)
+    offsets = None if a_tex is None else steer(model, latent, a_tex, skips, guide, strength=strength)
+    picture, logits = model.decode(latent, a_tex, skips, image, offsets)
+    return Output(picture, logits, latent, responses)
 
 
 def gradient_copies(model: TADiSR):

@@ -1,4 +1,4 @@
-"""Showing what was read: boxes drawn on a picture, and as a mask."""
+"""Showing what was read and what was cut: boxes and tiles drawn on a picture."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .config import SCALE
 from .image import from_pil, to_pil
 from .ocr import Box
+from .tiling import Tiling, grid_weights
 
 GREEN, RED = (30, 170, 70), (220, 40, 40)
 
@@ -38,3 +40,32 @@ def box_mask(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     for box in boxes:
         pen.polygon([(float(x), float(y)) for x, y in box], fill=255)
     return torch.from_numpy(np.asarray(canvas, np.float32) / 255)[None, None]
+
+
+def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Tensor:
+    """An LR picture (1, 3, h, w) with its tiles outlined, and red where one hands over to the next.
+
+    text (h', w'): a coarse text mask, as `run_tiled` takes it.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = grid_weights(height, width, tiling, text)
+    shared = torch.maximum(
+        handover(rows, height)[:, None].expand(height, width), handover(columns, width)[None].expand(height, width)
+    )
+    red = torch.tensor(RED, dtype=torch.float32)[:, None, None] / 255
+    picture = to_pil(torch.lerp(image[0], red.expand_as(image[0]), (0.7 * shared).clamp(0, 1)))
+    pen = ImageDraw.Draw(picture)
+    tile, _ = tiling.on_lr
+    for top in rows:
+        for left in columns:
+            pen.rectangle((left, top, min(left + tile, width) - 1, min(top + tile, height) - 1), outline=GREEN)
+    return from_pil(picture.convert("RGB"))
+
+
+def handover(weights: dict[int, Tensor], size: int) -> Tensor:
+    """How far each LR pixel along a side is from being one tile's alone, (size,) in 0 to 1."""
+    most = torch.zeros(size * SCALE)
+    for begin, weight in weights.items():
+        part = most[begin * SCALE : begin * SCALE + len(weight)]
+        torch.maximum(part, weight, out=part)
+    return (2 * (1 - most)).clamp(0, 1).view(size, SCALE).amax(1)

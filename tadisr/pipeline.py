@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import adapter, color, tiling
+from . import adapter, color
 from .config import SCALE
 from .errors import ConfigError, ImageError
+from .guide import guided
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .kolors.base import load_base
 from .model import TADiSR
+from .tiling import Tiling, Window, run_tiled
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ DTYPES = {  # by the names that commands and nodes take
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+DEFAULT_TILING = Tiling()
 SMALLEST_TILE = 128  # below this a tile is all border
 
 Progress = Callable[[int, int], None]
@@ -64,9 +67,9 @@ def upscale(
     image: Tensor,
     *,
     scale: float = SCALE,
-    tile: int = 768,
-    overlap: int = 256,
-    batch: int = 1,
+    tiling: Tiling = DEFAULT_TILING,
+    guide: Tensor | None = None,
+    fidelity: float = 0.0,
     color_fix: str = "off",
     device: torch.device | None = None,
     progress: Progress | None = None,
@@ -74,32 +77,62 @@ def upscale(
     """Upscale a batch of pictures tile by tile.
 
     image: (B, C, h, w) in [0, 1], what lies outside is clamped; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA).
-    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. tile, overlap: pixels of the x4
-    picture. color_fix: off, adain or wavelet, against the input. progress(done, total) counts tiles after every
-    batch of them; raise inside it to cancel.
+    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. guide (B or 1, 1, h', w') in [0, 1]:
+    an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
+    stays as it was, only enlarged. color_fix: off, adain or wavelet, against the input. progress(done, total) counts
+    tiles after every batch of them; raise inside it to cancel.
     Raises ImageError, ConfigError.
     """
     check(image, scale)
+    if not 0 <= fidelity <= 1:
+        raise ConfigError(f"fidelity is {fidelity}, expected 0 to 1.")
     device = device or model.device
     height, width = image.shape[-2:]
+    full = (height * SCALE, width * SCALE)
     colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
-    plan = tiling.Tiling(tile=tile, overlap=overlap, batch=batch)
-    picture, mask = tiling.run_tiled(lambda x: run_tile(model, x, device), colors, tiling=plan, progress=progress)
-    if color_fix != "off":
-        picture = color.match(picture, resize(colors, (height * SCALE, width * SCALE)), color_fix)
+    if guide is not None:
+        guide = resize(guide.float().cpu().clamp(0, 1), full).expand(len(image), -1, -1, -1)
+
+    def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
+        if guide is None:
+            return run_tile(model, tiles, device)
+        return run_tile(model, tiles, device, torch.cat([cut(guide, window, tiles) for window in windows]))
+
+    text = None
+    if tiling.text_aware and max(full) > tiling.tile:
+        text = coarse_text(model, colors, tiling, device)
+    picture, mask = run_tiled(run, colors, tiling=tiling, text=text, progress=progress)
+    if color_fix != "off" or fidelity:
+        plain = resize(colors, full)
+        picture = color.match(picture, plain, color_fix) if color_fix != "off" else picture
+        picture = torch.lerp(picture, plain, fidelity * (1 - mask)) if fidelity else picture
     size = output_size(height, width, scale)
-    if size != (height * SCALE, width * SCALE):
+    if size != full:
         picture, mask = resize(picture, size), resize(mask, size)
     return Upscaled(join_alpha(picture, alpha, channels=image.shape[1]), mask)
+
+
+def cut(whole: Tensor, window: Window, tiles: Tensor) -> Tensor:
+    """The window of the tiles' size out of (B, 1, 4h, 4w) -> (1, 1, H, W)."""
+    i, top, left = window
+    y, x = top * SCALE, left * SCALE
+    return whole[i : i + 1, :, y : y + tiles.shape[2], x : x + tiles.shape[3]]
+
+
+@torch.inference_mode()
+def coarse_text(model: TADiSR, colors: Tensor, tiling: Tiling, device: torch.device) -> Tensor:
+    """The text masks (B, 1, h', w') of pictures (B, 3, h, w) made small enough for one tile: a first look."""
+    factor = min(1.0, tiling.on_lr[0] / max(colors.shape[-2:]))
+    size = output_size(colors.shape[2], colors.shape[3], factor)
+    small = resize(resize(colors, size), (size[0] * SCALE, size[1] * SCALE))
+    return torch.cat([run_tile(model, one, device)[1].cpu() for one in small.split(1)])
 
 
 def upscale_in_memory(
     model: TADiSR,
     image: Tensor,
     *,
-    tile: int = 768,
-    overlap: int = 256,
-    batch: int = 1,
+    tiling: Tiling = DEFAULT_TILING,
     say: Callable[[str], object] = log.warning,
     **arguments: Any,
 ) -> Upscaled:
@@ -109,24 +142,25 @@ def upscale_in_memory(
     """
     while True:
         try:
-            return upscale(model, image, tile=tile, overlap=overlap, batch=batch, **arguments)
+            return upscale(model, image, tiling=tiling, **arguments)
         except torch.cuda.OutOfMemoryError:
-            if batch == 1 and tile // 2 < SMALLEST_TILE:
+            if tiling.batch == 1 and tiling.tile // 2 < SMALLEST_TILE:
                 raise
-        if batch > 1:
-            batch = 1
+        if tiling.batch > 1:
+            tiling = replace(tiling, batch=1)
         else:
-            tile, overlap = tile // 2, min(overlap, tile // 4)
+            tiling = replace(tiling, tile=tiling.tile // 2, overlap=min(tiling.overlap, tiling.tile // 4))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        say(f"Out of memory: going on with tiles of {tile}, overlap {overlap}, {batch} at once.")
+        say(f"Out of memory: going on with tiles of {tiling.tile}, overlap {tiling.overlap}, {tiling.batch} at once.")
 
 
-def run_tile(model: TADiSR, tile: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def run_tile(model: TADiSR, tile: Tensor, device: torch.device, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One batch of upscaled tiles (n, 3, H, W) in [0, 1], any size -> pictures and masks of that size in [0, 1]."""
     height, width = tile.shape[-2:]
-    padded = pad_to_multiple(tile, model.config.multiple).to(device)
-    output = model(padded)
+    multiple = model.config.multiple
+    padded = pad_to_multiple(tile, multiple).to(device)
+    output = model(padded) if guide is None else guided(model, padded, pad_to_multiple(guide, multiple).to(device))
     picture = output.image[..., :height, :width].float().clamp(0, 1)
     if output.mask_logits is None:
         return picture, torch.zeros_like(picture[:, :1])

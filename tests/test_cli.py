@@ -42,7 +42,8 @@ def test_a_folder_keeps_its_tree_and_passes_over_the_rest(tmp_path: Path) -> Non
 
 def test_one_file_to_one_file_and_scale(tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
-    assert main(["upscale", str(source), "-o", str(tmp_path / "b.png"), "--scale", "2", "--color", "wavelet"]) == 0
+    options = "--scale 2 --color wavelet --text-aware --fidelity 0.5 --blend linear".split()
+    assert main(["upscale", str(source), "-o", str(tmp_path / "b.png"), *options]) == 0
     assert Image.open(tmp_path / "b.png").size == (24, 16)
 
 
@@ -96,7 +97,7 @@ def test_wrong_arguments_get_one_sentence(
     assert code == 1 and message in error and "Traceback" not in error
 
 
-def test_tile_settings_are_checked_per_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tile_settings_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = picture(tmp_path / "a.png")
     assert main(["upscale", str(source), "-o", str(tmp_path / "o"), "--tile", "128", "--overlap", "100"]) == 1
     assert "0 to half the tile" in capsys.readouterr().err

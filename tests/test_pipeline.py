@@ -12,6 +12,7 @@ from torch import Tensor
 import tadisr
 from tadisr import ConfigError, ImageError, TADiSR, pipeline, upscale, upscale_in_memory
 from tadisr.image import read_image, resize
+from tadisr.tiling import Tiling
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "sample.png"
 
@@ -27,7 +28,7 @@ SIDES = [1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 23, 31, 40, 65]
 def test_no_nan_for_225_sizes(compact: TADiSR) -> None:
     torch.manual_seed(0)
     for height, width in itertools.product(SIDES, SIDES):
-        result = upscale(compact, torch.rand(1, 3, height, width), tile=128, overlap=64)
+        result = upscale(compact, torch.rand(1, 3, height, width), tiling=Tiling(tile=128, overlap=64))
         assert result.image.shape == (1, 3, height * 4, width * 4)
         assert result.mask.shape == (1, 1, height * 4, width * 4)
         for tensor in (result.image, result.mask):
@@ -36,14 +37,14 @@ def test_no_nan_for_225_sizes(compact: TADiSR) -> None:
 
 def test_kolors_takes_odd_sizes_too(tiny_kolors: TADiSR) -> None:
     for size in ((1, 9), (17, 30)):
-        result = upscale(tiny_kolors, torch.rand(1, 3, *size), tile=64, overlap=32)
+        result = upscale(tiny_kolors, torch.rand(1, 3, *size), tiling=Tiling(tile=64, overlap=32))
         assert result.image.shape[-2:] == (size[0] * 4, size[1] * 4)
         assert torch.isfinite(result.image).all()
 
 
 def test_same_bytes_twice(shipped: TADiSR) -> None:
     lr = read_image(SAMPLE)[..., :60, :70]
-    first, second = (upscale(shipped, lr, tile=128, overlap=64, batch=2) for _ in range(2))
+    first, second = (upscale(shipped, lr, tiling=Tiling(tile=128, overlap=64, batch=2)) for _ in range(2))
     assert torch.equal(first.image, second.image) and torch.equal(first.mask, second.mask)
 
 
@@ -61,9 +62,9 @@ def seam(picture: Tensor, columns: list[int]) -> float:
 def test_no_seams(shipped: TADiSR) -> None:
     """Where tiles begin and end the tiled picture has no step that the whole one lacks, in picture and mask."""
     lr = read_image(SAMPLE)[..., 20:120, 10:200]
-    whole = upscale(shipped, lr, tile=2048, overlap=0)
-    tiled = upscale(shipped, lr, tile=256, overlap=128)
-    butted = upscale(shipped, lr, tile=256, overlap=0)
+    whole = upscale(shipped, lr, tiling=Tiling(tile=2048, overlap=0))
+    tiled = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=128))
+    butted = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=0))
     ends = [128, 256, 384, 504, 512, 632]
     for one, other in ((whole.image, tiled.image), (whole.mask, tiled.mask)):
         assert seam(other, ends) <= seam(one, ends) * 1.02
@@ -128,24 +129,24 @@ def test_out_of_memory_is_answered_by_smaller_tiles(compact: TADiSR, monkeypatch
     """First one tile at a time, then half the tile, then half again; said each time; the result is a whole one."""
     run_tile = pipeline.run_tile
 
-    def scarce(model: TADiSR, tile: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    def scarce(model: TADiSR, tile: Tensor, device: torch.device, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if tile[:, 0].numel() > 200 * 200:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return run_tile(model, tile, device)
+        return run_tile(model, tile, device, guide)
 
     monkeypatch.setattr(pipeline, "run_tile", scarce)
     said: list[str] = []
     lr = torch.rand(1, 3, 120, 130)
-    result = upscale_in_memory(compact, lr, tile=512, overlap=256, batch=4, say=said.append)
+    result = upscale_in_memory(compact, lr, tiling=Tiling(tile=512, overlap=256, batch=4), say=said.append)
     assert [s.split("tiles of ")[1] for s in said] == [
         "512, overlap 256, 1 at once.",
         "256, overlap 128, 1 at once.",
         "128, overlap 64, 1 at once.",
     ]
-    assert torch.equal(result.image, upscale(compact, lr, tile=128, overlap=64).image)
+    assert torch.equal(result.image, upscale(compact, lr, tiling=Tiling(tile=128, overlap=64)).image)
     monkeypatch.setattr(pipeline, "SMALLEST_TILE", 512)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        upscale_in_memory(compact, lr, tile=512, overlap=256, say=said.append)
+        upscale_in_memory(compact, lr, tiling=Tiling(tile=512, overlap=256), say=said.append)
 
 
 def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:
@@ -162,3 +163,43 @@ def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:
     assert sharpness(result.image) > 1.15 * sharpness(plain)
     notice, bricks = result.mask[..., 400:860, 110:540], result.mask[..., 700:940, 650:980]
     assert notice.mean() > 1.5 * bricks.mean()  # it answers to mortar's fine lines too, less than to text
+
+
+def test_fidelity_keeps_the_input_outside_the_text(shipped: TADiSR) -> None:
+    lr = read_image(SAMPLE)[:, :3, 40:120, 40:140]
+    plain = resize(lr, (320, 400))
+    none, half, full = (upscale(shipped, lr, fidelity=value) for value in (0.0, 0.5, 1.0))
+    assert torch.equal(none.mask, full.mask)
+    torch.testing.assert_close(full.image, torch.lerp(plain, none.image, none.mask), atol=1e-5, rtol=0)
+    torch.testing.assert_close(half.image, (none.image + full.image) / 2, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="fidelity is 2"):
+        upscale(shipped, lr, fidelity=2)
+
+
+def test_a_guide_goes_through_the_tiles(shipped: TADiSR) -> None:
+    lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
+    plain = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=64))
+    guide = plain.mask.clone()
+    guide[..., 256:] = 0  # wiped away in the right half
+    steered = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=64, batch=2), guide=guide)
+    assert steered.mask[..., 256:].mean() < 0.2 * plain.mask[..., 256:].mean()
+    assert (steered.mask - plain.mask)[..., :200].abs().mean() < 0.02
+
+
+def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
+    compact: TADiSR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coarse pass sees the whole picture in one tile; its mask decides where the tiles are joined."""
+    lr = torch.rand(2, 3, 100, 60)
+    seen: list[Tensor] = []
+    real = pipeline.run_tiled
+
+    def watched(run, lr, *, tiling, text, progress):
+        seen.append(text)
+        return real(run, lr, tiling=tiling, text=text, progress=progress)
+
+    monkeypatch.setattr(pipeline, "run_tiled", watched)
+    upscale(compact, lr, tiling=Tiling(tile=128, overlap=64, text_aware=True))
+    upscale(compact, lr, tiling=Tiling(tile=512, overlap=64, text_aware=True))
+    upscale(compact, lr, tiling=Tiling(tile=128, overlap=64))
+    assert seen[0].shape == (2, 1, 128, 76) and seen[1] is None and seen[2] is None

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from tadisr import ConfigError
-from tadisr.tiling import Tiling, profiles, run_tiled, starts
+from tadisr.tiling import BLENDS, Tiling, profiles, run_tiled, seam, starts
 
 
-def local(tile: Tensor) -> tuple[Tensor, Tensor]:
+def local(tile: Tensor, _windows: object) -> tuple[Tensor, Tensor]:
     """A stand-in that looks two pixels around."""
     blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(tile, (2, 2, 2, 2), mode="replicate"), 5, 1)
     return (tile + blurred) / 2, blurred[:, :1]
 
 
-def pointwise(tile: Tensor) -> tuple[Tensor, Tensor]:
+def pointwise(tile: Tensor, _windows: object = None) -> tuple[Tensor, Tensor]:
     return torch.sin(tile * 3).abs(), tile[:, :1] ** 2
 
 
@@ -47,8 +47,46 @@ def test_weights_sum_to_one(tile: int, overlap: int) -> None:
         total = torch.zeros(size)
         for begin, weight in zip(starts(size, tile, overlap), profiles(size, tile, overlap), strict=True):
             total[begin : begin + len(weight)] += weight
-            assert weight.min() > 0
+            assert weight.min() >= 0
         torch.testing.assert_close(total, torch.ones(size), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("blend", list(BLENDS))
+@pytest.mark.parametrize("text", [False, True])
+def test_every_blend_sums_to_one_and_keeps_its_seam(blend: str, text: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size in range(17, 200, 13):
+        crossed = torch.rand(size, generator=generator) if text else None
+        weights = profiles(size, 16, 8, blend=blend, text=crossed)
+        total = torch.zeros(size)
+        for begin, weight in zip(starts(size, 16, 8), weights, strict=True):
+            total[begin : begin + 16] += weight
+        torch.testing.assert_close(total, torch.ones(size), atol=1e-6, rtol=0)
+        if blend == "none":
+            assert all(set(weight.tolist()) <= {0.0, 1.0} for weight in weights)
+
+
+def test_seams_go_where_no_text_is() -> None:
+    """Lines of text with gaps between them: no seam touches a line; without knowing them, seams do."""
+    text = torch.zeros(1, 400)
+    for top in range(10, 400, 70):
+        text[:, top : top + 45] = 1
+
+    def crossed(weights: list[Tensor]) -> float:
+        total = 0.0
+        for begin, weight in zip(starts(400, 160, 80), weights, strict=True):
+            shared = (weight > 0) & (weight < 1)
+            total += text[0, begin : begin + 160][shared].sum().item()
+        return total
+
+    assert crossed(profiles(400, 160, 80, text=text[0])) == 0
+    assert crossed(profiles(400, 160, 80)) > 0
+
+
+def test_a_picture_without_text_has_its_seams_in_the_middle() -> None:
+    first, last = seam((100, 180), 80, torch.zeros(300))
+    assert abs((first + last) / 2 - 140) <= 1 and last - first == 20
+    assert seam((100, 180), 80, None) == (100, 180)
 
 
 def test_progress_counts_tiles_and_cancels() -> None:
@@ -62,7 +100,7 @@ def test_progress_counts_tiles_and_cancels() -> None:
 
     ran: list[int] = []
 
-    def counted(tile: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(tile: Tensor, windows: object) -> tuple[Tensor, Tensor]:
         ran.append(len(tile))
         return pointwise(tile)
 
@@ -76,7 +114,7 @@ def test_pictures_of_a_batch_share_tiles_and_keep_their_order() -> None:
     lr = torch.rand(5, 3, 10, 12)
     sizes: list[int] = []
 
-    def counted(tile: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(tile: Tensor, windows: object) -> tuple[Tensor, Tensor]:
         sizes.append(len(tile))
         return pointwise(tile)
 
@@ -91,7 +129,7 @@ def test_only_a_batch_of_tiles_is_ever_upscaled() -> None:
     """However large the picture, what the model is given stays the same."""
     largest: list[int] = []
 
-    def watched(tile: Tensor) -> tuple[Tensor, Tensor]:
+    def watched(tile: Tensor, windows: object) -> tuple[Tensor, Tensor]:
         largest.append(tile.numel())
         return pointwise(tile)
 
@@ -101,7 +139,9 @@ def test_only_a_batch_of_tiles_is_ever_upscaled() -> None:
         assert max(largest) == 2 * 3 * 128 * 128
 
 
-@pytest.mark.parametrize("wrong", [{"tile": 8}, {"overlap": -1}, {"tile": 256, "overlap": 200}, {"batch": 0}])
-def test_settings_out_of_range(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"tile": 8}, {"overlap": -1}, {"tile": 256, "overlap": 200}, {"batch": 0}, {"blend": "lab"}]
+)
+def test_settings_out_of_range(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
         Tiling(**wrong)

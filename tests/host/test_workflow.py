@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comfy_host import ROOT, Comfy
+from comfy_host import ROOT, Comfy, node
 from PIL import Image
 
 import tadisr
@@ -19,7 +19,13 @@ from tadisr.image import read_image
 # What a saved workflow relies on: node id -> category, required inputs, optional inputs, outputs. Only ever add at the end.
 PROMISES: dict[str, tuple[str, str, str, str]] = {
     "TADiSRLoader": ("TADiSR", "model dtype", "", "TADISR_MODEL"),
-    "TADiSRUpscale": ("TADiSR", "image model scale tile overlap tile_batch color", "", "IMAGE MASK"),
+    "TADiSRUpscale": (
+        "TADiSR",
+        "image model scale tile overlap tile_batch color",
+        "tiling mask fidelity",
+        "IMAGE MASK",
+    ),
+    "TADiSRTiling": ("TADiSR", "tile overlap batch blend text_aware", "image model", "TADISR_TILING IMAGE"),
     "TADiSREncode": ("TADiSR/stages", "image model scale", "", "LATENT"),
     "TADiSRDenoise": ("TADiSR/stages", "latent model", "", "LATENT TADISR_ATTENTION"),
     "TADiSRTextAttention": ("TADiSR/stages", "attention layers heads normalize color_map", "image", "MASK IMAGE"),
@@ -166,3 +172,22 @@ def test_the_template_and_its_thumbnail_are_served(comfy: Comfy) -> None:
     assert "upscale" in templates["tadisr"]
     with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates/tadisr/upscale.jpg") as answer:
         assert answer.status == 200 and answer.read(2) == b"\xff\xd8"
+
+
+def test_tiling_is_previewed_and_followed(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """The tiles of the node, not the upscaler's own, set the number of steps; the preview shows where they meet."""
+    changed = copy.deepcopy(prompt)
+    changed["tiles"] = node(
+        "TADiSRTiling", tile=512, overlap=128, batch=1, blend="linear", text_aware=True, image=["1", 0], model=["2", 0]
+    )
+    changed["3"]["inputs"] |= {"tiling": ["tiles", 0], "fidelity": 0.3}
+    changed["seen"] = node("SaveImage", images=["tiles", 1], filename_prefix="tiles")
+    result = comfy.run(changed)
+    assert result.last == "execution_success", result.error
+    steps = [d["max"] for kind, d in result.events if kind == "progress" and d["node"] == "3"]
+    assert steps == [9] * 9
+    preview = read_image(comfy.output(result.images("seen")[0]))
+    plain = read_image(ROOT / "sample" / "sample.png")[:, :3]
+    assert preview.shape == plain.shape
+    change = (preview - plain).abs().amax(1)
+    assert 0.02 < (change > 0.1).float().mean() < 0.5
