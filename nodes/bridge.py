@@ -66,6 +66,30 @@ def ocr_models() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+NO_BASE = "none"
+
+
+def base_names() -> list[str]:
+    """The folders in models/diffusers that hold a U-Net and a VAE, as an adapter's base does."""
+    found = []
+    for folder in map(Path, folder_paths.get_folder_paths("diffusers")):
+        if folder.is_dir():
+            found += [path.name for path in folder.iterdir() if (path / "unet").is_dir() and (path / "vae").is_dir()]
+    return [NO_BASE, *sorted(set(found))]
+
+
+def base_path(name: str) -> Path | None:
+    """The folder behind a name of the list; None for none. Raises CheckpointError for one that is not there."""
+    if name == NO_BASE:
+        return None
+    folders = folder_paths.get_folder_paths("diffusers")
+    if name in base_names():
+        return next(Path(folder) / name for folder in folders if (Path(folder) / name / "unet").is_dir())
+    raise CheckpointError(
+        f"There is no base {name!r} with unet/ and vae/ in {', '.join(folders)}. Put its folder there."
+    )
+
+
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
@@ -77,13 +101,13 @@ class Held(nn.Module):
         self.network = model
 
 
-def load_patcher(path: Path, dtype: str) -> ModelPatcher:
-    """The model in the host's hands. Raises CheckpointError."""
+def load_patcher(path: Path, dtype: str, base: Path | None = None) -> ModelPatcher:
+    """The model, an adapter merged into its base, in the host's hands. Raises CheckpointError."""
     device = mm.get_torch_device()
     if dtype not in (*DTYPES, "auto"):
         raise CheckpointError(f"dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}.")
     kind = DTYPES.get(dtype, torch.float16 if mm.should_use_fp16(device) else torch.float32)
-    model = load(path, device=mm.unet_offload_device(), dtype=kind)
+    model = load(path, base=base, device=mm.unet_offload_device(), dtype=kind)
     return ModelPatcher(Held(model), load_device=device, offload_device=mm.unet_offload_device())
 
 

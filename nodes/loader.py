@@ -29,6 +29,13 @@ class TADiSRLoader(io.ComfyNode):
                     default="auto",
                     tooltip="Number type of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
                 ),
+                io.Combo.Input(
+                    "base",
+                    options=bridge.base_names(),
+                    default=bridge.NO_BASE,
+                    optional=True,
+                    tooltip="For an adapter: its frozen base, a folder in models/diffusers with unet and vae in it.",
+                ),
             ],
             outputs=[
                 bridge.Model.Output("tadisr_model", display_name="model", tooltip="Goes into Upscale with TADiSR.")
@@ -36,10 +43,12 @@ class TADiSRLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, dtype: str) -> tuple[str, str, float]:
+    def fingerprint_inputs(cls, model: str, dtype: str, base: str = bridge.NO_BASE) -> tuple[str | float, ...]:
         """A file that was replaced is loaded again."""
-        return model, dtype, bridge.model_path(model).stat().st_mtime
+        folder = bridge.base_path(base)
+        files = [bridge.model_path(model), *(sorted(folder.rglob("*.safetensors")) if folder else [])]
+        return model, dtype, base, *(file.stat().st_mtime for file in files)
 
     @classmethod
-    def execute(cls, model: str, dtype: str) -> io.NodeOutput:
-        return io.NodeOutput(bridge.load_patcher(bridge.model_path(model), dtype))
+    def execute(cls, model: str, dtype: str, base: str = bridge.NO_BASE) -> io.NodeOutput:
+        return io.NodeOutput(bridge.load_patcher(bridge.model_path(model), dtype, bridge.base_path(base)))

@@ -12,13 +12,18 @@ import pytest
 import torch
 from comfy_host import ROOT, Comfy, node
 from PIL import Image
+from tiny import randomize, tiny_kolors_config, write_base
 
 import tadisr
+from tadisr import TADiSR, adapter
+from tadisr.config import LoRAConfig
 from tadisr.image import read_image
+from tadisr.kolors.base import load_base
+from tadisr.lora import add_lora
 
 # What a saved workflow relies on: node id -> category, required inputs, optional inputs, outputs. Only ever add at the end.
 PROMISES: dict[str, tuple[str, str, str, str]] = {
-    "TADiSRLoader": ("TADiSR", "model dtype", "", "TADISR_MODEL"),
+    "TADiSRLoader": ("TADiSR", "model dtype", "base", "TADISR_MODEL"),
     "TADiSRUpscale": (
         "TADiSR",
         "image model scale tile overlap tile_batch color",
@@ -145,6 +150,30 @@ def test_models_of_the_users_folder_are_listed_loaded_and_checked(comfy: Comfy, 
     assert comfy.run(changed).last == "execution_success"
     changed["2"]["inputs"]["model"] = "broken.safetensors"
     assert "not a whole safetensors file" in comfy.run(changed).error
+
+
+def test_an_adapter_on_its_base(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """Kolors' layout at tiny widths, as a diffusers folder and an adapter in the user's model folders."""
+    torch.manual_seed(3)
+    model = TADiSR(tiny_kolors_config())
+    write_base(comfy.base / "models" / "diffusers" / "TinyKolors", model)
+    model = load_base(comfy.base / "models" / "diffusers" / "TinyKolors", model.config)
+    add_lora(model, LoRAConfig())
+    adapter.save(randomize(model), comfy.base / "models" / "tadisr" / "tiny.safetensors")
+    Image.effect_noise((13, 9), 60).convert("RGB").save(comfy.base / "input" / "noise.png")
+    changed = with_inputs(prompt)
+    changed["1"]["inputs"]["image"] = "noise.png"
+    changed["2"]["inputs"] = {"model": "tiny.safetensors", "dtype": "fp32"}
+    assert "the folder of kolors that has unet/ and vae/" in comfy.run(changed).error
+    changed["2"]["inputs"]["base"] = "TinyKolors"
+    result = comfy.run(changed)
+    assert result.last == "execution_success", result.error or result.body
+    merged = tadisr.load(
+        comfy.base / "models" / "tadisr" / "tiny.safetensors", base=comfy.base / "models" / "diffusers" / "TinyKolors"
+    )
+    expected = tadisr.upscale(merged, read_image(comfy.base / "input" / "noise.png")).image
+    got = read_image(comfy.output(result.images("4")[0]))
+    assert got.shape == (1, 3, 36, 52) and (got - expected).abs().max() < 2 / 255
 
 
 def test_interrupt_between_tiles(comfy: Comfy, prompt: dict[str, Any]) -> None:
