@@ -159,11 +159,13 @@ def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_p
     from train.ship import main as ship
 
     adapter.save(compact, tmp_path / "run.safetensors", training={"steps": 5})
-    assert ship([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors"), "--gain", "0.5"]) == 0
+    options = ["--gain", "0.5", "--detail", "0.25"]
+    assert ship([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors"), *options]) == 0
     shipped, image = tadisr.load(tmp_path / "out.safetensors"), torch.rand(1, 3, 32, 32)
     with torch.no_grad():
-        whole, half = compact(image).image - image, shipped(image).image - image
-    torch.testing.assert_close(half, whole / 2, atol=2e-3, rtol=1e-2)
+        whole, scaled = compact(image).image - image, shipped(image).image - image
+    mean = torch.nn.functional.avg_pool2d(whole, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(scaled, (mean + 0.25 * (whole - mean)) / 2, atol=2e-3, rtol=1e-2)
     header = adapter.read_header(tmp_path / "out.safetensors")
-    assert header.training == {"steps": 5, "residual_gain": 0.5}
+    assert header.training == {"steps": 5, "residual_gain": 0.5, "residual_detail": 0.25}
     assert header.bytes < 0.6 * (tmp_path / "run.safetensors").stat().st_size

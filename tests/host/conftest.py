@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import SETTINGS
 from comfy_host import ROOT, Comfy, location
-
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,51 @@
+"""ComfyUI's real page in Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from comfy_host import Comfy
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+BANNERS = (
+    "for (const k of ['comfy.vueNodesMigration.dismissed', 'vueNodesBannerDismissed']) localStorage.setItem(k, 'true');"
+)
+READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types?.TADiSRUpscale"
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
+
+
+@contextmanager
+def open_page(comfy: Comfy) -> Iterator[Any]:
+    """The page, its nodes registered."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1600, "height": 960})
+        page.add_init_script(BANNERS)
+        page.goto(comfy.url, wait_until="domcontentloaded")
+        page.wait_for_function(READY, timeout=90_000)
+        time.sleep(2)
+        yield page
+        browser.close()
+
+
+def wait_for_prompt(comfy: Comfy, page: Any, *, seconds: float = 300) -> dict[str, Any]:
+    """Press Run and wait for the end; what the history says of it."""
+    before = set(comfy.get("/history"))
+    page.evaluate("async () => { await app.queuePrompt(0) }")
+    begun = time.monotonic()
+    while not (new := set(comfy.get("/history")) - before):
+        if time.monotonic() - begun > seconds:
+            raise TimeoutError(comfy.tail())
+        time.sleep(0.3)
+    (done,) = (comfy.get("/history")[key] for key in new)
+    return done
