@@ -56,7 +56,8 @@ LAYOUT = """([api, name, text]) => {
   note.widgets[0].value = text;
   note.pos = [40, bottom];
   note.setSize([360, 60 + 19 * text.split('\\n').reduce((lines, l) => lines + Math.max(1, Math.ceil(l.length / 48)), 0)]);
-  return app.graph.serialize();
+  // As JSON: what is undefined would come over as null, which the page refuses to read.
+  return JSON.stringify(app.graph.serialize());
 }"""
 
 FIT = """() => {
@@ -71,7 +72,9 @@ FIT = """() => {
 
 def draw(comfy: Comfy, page: Any, name: str) -> None:
     api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
-    workflow = page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text().strip()])
+    workflow = json.loads(
+        page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text().strip()])
+    )
     workflow["id"] = "00000000-0000-0000-0000-000000000000"  # the page draws a new one each time
     (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)
