@@ -20,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host"), str(ROOT / "tests")]
 
-from browser import open_page, wait_for_prompt  # noqa: E402
+from browser import SETTINGS, open_page, wait_for_prompt  # noqa: E402
 from comfy_host import Comfy  # noqa: E402
 
 SHOTS = ROOT / "docs" / "templates"
@@ -96,6 +96,8 @@ def draw(comfy: Comfy, page: Any, name: str) -> None:
 def main(names: list[str]) -> None:
     base = Path(tempfile.mkdtemp())
     (base / "input" / "pictures").mkdir(parents=True)
+    (base / "user" / "default").mkdir(parents=True)
+    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
     with Image.open(ROOT / "sample" / "sample.png") as sample:
         for i, box in enumerate([(0, 0, 160, 100), (90, 90, 230, 230)]):
             sample.crop(box).save(base / "input" / "pictures" / f"{i}.png")
