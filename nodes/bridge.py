@@ -60,10 +60,9 @@ def model_path(name: str) -> Path:
     return Path(path)
 
 
-def ocr_models() -> Path | None:
+def ocr_models() -> Path:
     """`models/ppocr`, where paddleocr's model folders may lie."""
-    folder = Path(folder_paths.models_dir) / "ppocr"
-    return folder if folder.is_dir() else None
+    return Path(folder_paths.models_dir) / "ppocr"
 
 
 NO_BASE = "none"
@@ -111,30 +110,34 @@ def load_patcher(path: Path, dtype: str, base: Path | None = None) -> ModelPatch
     return ModelPatcher(Held(model), load_device=device, offload_device=mm.unet_offload_device())
 
 
-def bring_in(patcher: ModelPatcher, *, pixels: int) -> tuple[TADiSR, torch.device]:
+def bring_in(patcher: ModelPatcher, *, pixels: int, guided: bool = False) -> tuple[TADiSR, torch.device]:
     """The model on its device, the host having made room for it and for so many pixels of the x4 picture at once."""
     model: TADiSR = patcher.model.network  # pyright: ignore[reportAssignmentType]
-    mm.load_models_gpu([patcher], memory_required=memory_required(model, pixels), force_full_load=True)
+    mm.load_models_gpu([patcher], memory_required=memory_required(model, pixels, guided), force_full_load=True)
     return model, patcher.load_device
 
 
-def memory_required(model: TADiSR, pixels: int) -> int:
-    """Bytes of activations: about a dozen maps of the decoder's widest level at the picture's size."""
+def memory_required(model: TADiSR, pixels: int, guided: bool) -> int:
+    """Bytes of activations: about a dozen maps of the decoder's widest level at the picture's size.
+
+    A guide keeps several dozen for its gradients, in float32.
+    """
     config = model.config
     width = config.vae["block_out_channels"][0] / config.patch**2
-    return int(12 * width * pixels * model.dtype.itemsize)
+    return int(width * pixels * (72 * 4 if guided else 12 * model.dtype.itemsize))
+
+
+WHOLE = "The picture as a whole is too large for this GPU's memory: use Upscale with TADiSR, which works in tiles."
 
 
 @contextmanager
-def whole_picture(patcher: ModelPatcher, *, pixels: int) -> Iterator[TADiSR]:
-    """The model for a stage that takes a picture as a whole. Raises ImageError when memory does not suffice."""
+def in_memory(patcher: ModelPatcher, *, pixels: int, guided: bool = False, advice: str = WHOLE) -> Iterator[TADiSR]:
+    """The model on its device. Raises ImageError with the advice when memory does not suffice for what is done in it."""
     try:
-        yield bring_in(patcher, pixels=pixels)[0]
+        yield bring_in(patcher, pixels=pixels, guided=guided)[0]
     except mm.OOM_EXCEPTION as error:
         mm.soft_empty_cache()
-        raise ImageError(
-            "The picture as a whole is too large for this GPU's memory: use Upscale with TADiSR, which works in tiles."
-        ) from error
+        raise ImageError(advice) from error
 
 
 # ---- latents --------------------------------------------------------------------------------------------------------
@@ -162,7 +165,16 @@ def tile_input() -> io.Int.Input:
 def overlap_input() -> io.Int.Input:
     return io.Int.Input(
         "overlap", default=256, min=0, max=4096, step=16,
-        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. At most half a tile.",
+        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. At most half a tile: lower "
+        "it with the tile.",
+    )  # fmt: skip
+
+
+def guide_input() -> io.Mask.Input:
+    return io.Mask.Input(
+        "mask", optional=True,
+        tooltip="A text mask that you have edited, of any size: white where text is to be, black where none is. The text "
+        "decoder is steered to it, and with it the picture.",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import ImageError, marks, ocr
-from ..tadisr.image import resize
+from ..tadisr.image import check_aspect, resize
 from . import bridge
 
 
@@ -23,7 +23,7 @@ class TADiSRCompareText(io.ComfyNode):
             description="Reads the lines of the picture before, and the same places in the picture after, and scores how alike "
             "they are: OCR-A, the paper's measure.",
             inputs=[
-                io.Image.Input("before", tooltip="The reference; it is brought to the size of the picture after."),
+                io.Image.Input("before", tooltip="The reference; of the same shape as after, of any size."),
                 io.Image.Input("after", tooltip="As many pictures as before."),
                 bridge.engine_input(),
                 io.Float.Input(
@@ -49,13 +49,10 @@ class TADiSRCompareText(io.ComfyNode):
         move = bridge.progress(cls.hidden.unique_id)
         firsts, seconds = (bridge.from_comfy(image)[:, :3].cpu().split(1) for image in (before, after))
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+            check_aspect(first, second, "picture before", "picture after")
             size = (second.shape[2], second.shape[3])
-            pairs = ocr.compare(
-                first if first.shape == second.shape else resize(first, size),
-                second,
-                reader,
-                minimum=minimum_confidence,
-            )
+            first = first if first.shape == second.shape else resize(first, size)
+            pairs = ocr.compare(first, second, reader, minimum=minimum_confidence)
             changed = [pair.ratio < 1 for pair in pairs]
             boxes = [pair.before.box for pair in pairs]
             pictures.append(marks.draw_boxes(second, boxes, [marks.RED if c else marks.GREEN for c in changed]))

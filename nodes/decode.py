@@ -26,10 +26,7 @@ class TADiSRJointDecode(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="From TADiSR Denoise."),
                 bridge.Attention.Input("attention", tooltip="From TADiSR Denoise."),
                 bridge.Model.Input("model", tooltip="The same model as in the other stages."),
-                io.Mask.Input(
-                    "mask", optional=True,
-                    tooltip="An edited text mask, of any size: white where text is to be. The text decoder is steered to it.",
-                ),
+                bridge.guide_input(),
                 io.Float.Input(
                     "guide_strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True,
                     tooltip="How far the edited mask steers the decoders; 0: not at all.",
@@ -51,13 +48,11 @@ class TADiSRJointDecode(io.ComfyNode):
         mask: Tensor | None = None,
         guide_strength: float = 1.0,
     ) -> io.NodeOutput:
-        with bridge.whole_picture(model, pixels=bridge.pixels_of(model, latent)) as network:
+        with bridge.in_memory(model, pixels=bridge.pixels_of(model, latent), guided=mask is not None) as network:
             result = stages.decode(
                 network,
                 latent["samples"].cpu(),
                 attention,
-                bridge.source_of(latent),
-                picked=latent.get("batch_index"),
                 guide=None if mask is None else bridge.from_mask(mask),
                 strength=guide_strength,
                 progress=bridge.progress(cls.hidden.unique_id),

@@ -39,7 +39,7 @@ class TADiSRDenoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], model: ModelPatcher) -> io.NodeOutput:
-        with bridge.whole_picture(model, pixels=bridge.pixels_of(model, latent)) as network:
+        with bridge.in_memory(model, pixels=bridge.pixels_of(model, latent)) as network:
             samples, attention = stages.denoise(
                 network,
                 latent["samples"].cpu(),

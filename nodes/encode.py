@@ -34,7 +34,7 @@ class TADiSREncode(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, model: ModelPatcher, scale: float) -> io.NodeOutput:
         pixels = image.shape[1] * image.shape[2] * SCALE**2
-        with bridge.whole_picture(model, pixels=pixels) as network:
+        with bridge.in_memory(model, pixels=pixels) as network:
             samples, source = stages.encode(
                 network, bridge.from_comfy(image), scale=scale, progress=bridge.progress(cls.hidden.unique_id)
             )

@@ -38,7 +38,11 @@ class TADiSRLoader(io.ComfyNode):
                 ),
             ],
             outputs=[
-                bridge.Model.Output("tadisr_model", display_name="model", tooltip="Goes into Upscale with TADiSR.")
+                bridge.Model.Output(
+                    "tadisr_model",
+                    display_name="model",
+                    tooltip="Goes into Upscale with TADiSR, TADiSR Tiling and every stage.",
+                )
             ],
         )
 

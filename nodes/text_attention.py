@@ -39,7 +39,7 @@ class TADiSRTextAttention(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Mask.Output("map", display_name="mask", tooltip="The mean response, the size of the 4x picture."),
+                io.Mask.Output("map", display_name="mask", tooltip="The mean response, at 4x whatever the scale."),
                 io.Image.Output("heat_map", display_name="heat map", tooltip="The response in colours."),
             ],
         )  # fmt: skip

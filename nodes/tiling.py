@@ -63,8 +63,9 @@ class TADiSRTiling(io.ComfyNode):
         pictures = bridge.from_comfy(image)[:, :3].cpu().float()
         text = None
         if text_aware and model is not None:
-            network, device = bridge.bring_in(model, pixels=tile**2)
-            text = coarse_text(network, pictures, tiling, device)
+            advice = "One tile is too large for this GPU's memory: make it smaller."
+            with bridge.in_memory(model, pixels=tile**2, advice=advice) as network:
+                text = coarse_text(network, pictures, tiling, model.load_device)
         drawn = [
             marks.draw_tiles(picture, tiling, None if text is None else text[i, 0])
             for i, picture in enumerate(pictures.split(1))

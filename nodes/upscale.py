@@ -38,13 +38,10 @@ class TADiSRUpscale(io.ComfyNode):
                 bridge.Tiles.Input(
                     "tiling", optional=True, tooltip="From TADiSR Tiling; it replaces the three tile settings here."
                 ),
-                io.Mask.Input(
-                    "mask", optional=True,
-                    tooltip="An edited text mask, of any size: white where text is to be. The text decoder is steered to it.",
-                ),
+                bridge.guide_input(),
                 io.Float.Input(
                     "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="How much of the input stays as it was outside the text, only enlarged. Text is always restored.",
+                    tooltip="How much of the input stays as it was, only enlarged, where the mask finds no text.",
                 ),
             ],
             outputs=[
@@ -69,7 +66,7 @@ class TADiSRUpscale(io.ComfyNode):
         fidelity: float = 0.0,
     ) -> io.NodeOutput:
         tiling = tiling or Tiling(tile=tile, overlap=overlap, batch=tile_batch)
-        network, device = bridge.bring_in(model, pixels=tiling.batch * tiling.tile**2)
+        network, device = bridge.bring_in(model, pixels=tiling.batch * tiling.tile**2, guided=mask is not None)
         result = upscale_in_memory(
             network,
             bridge.from_comfy(image),

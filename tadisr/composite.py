@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ConfigError, ImageError
-from .image import resize, split_alpha
-
-ASPECT = 0.02  # how far apart the pictures' shapes may be: rounding, not another picture
+from .image import check_aspect, resize, split_alpha
 
 
 def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: float = 0.0) -> Tensor:
@@ -53,13 +51,7 @@ def composite(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
     if len(counts) > 1:
         raise ImageError(f"{len(text)} pictures of text, {len(rest)} others and {len(mask)} masks do not go together.")
     for name, other in (("other picture", rest), ("mask", mask)):
-        if abs(text.shape[3] * other.shape[2] / (text.shape[2] * other.shape[3]) - 1) > ASPECT + 1 / min(
-            other.shape[2:]
-        ):
-            raise ImageError(
-                f"The picture of the text is {text.shape[3]}x{text.shape[2]}, the {name} {other.shape[3]}x{other.shape[2]}: "
-                "of another shape, so they do not lie on one another."
-            )
+        check_aspect(text, other, "picture of the text", name)
     size = max((picture.shape[2], picture.shape[3]) for picture in (text, rest))
     sized = [x if (x.shape[2], x.shape[3]) == size else resize(x, size) for x in (text, rest, mask)]
     text, rest, mask = (x.expand(max(counts, default=1), -1, -1, -1) for x in sized)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, ImageError
 from .image import resize, split_alpha
 from .stages import Attention
 
@@ -76,6 +76,11 @@ def colorize(heat: Tensor, color_map: str) -> Tensor:
 
 
 def overlay(heat: Tensor, image: Tensor, color_map: str, *, opacity: float = 0.6) -> Tensor:
-    """The heat's colours over a picture: heat (B, 1, H, W), image (B or 1, C, h, w) of any size -> (B, 3, h, w)."""
+    """The heat's colours over a picture: heat (B, 1, H, W), image (B or 1, C, h, w) of any size -> (B, 3, h, w).
+
+    Raises ImageError for another number of pictures.
+    """
+    if len(image) not in (1, len(heat)):
+        raise ImageError(f"There are {len(image)} pictures for {len(heat)} heat maps: give one, or one for each.")
     colors = resize(colorize(heat, color_map), (image.shape[2], image.shape[3]))
     return torch.lerp(split_alpha(image)[0].expand(len(heat), -1, -1, -1), colors, opacity)

@@ -15,6 +15,7 @@ from .config import SCALE
 from .errors import ImageError
 from .files import write_atomic
 
+ASPECT = 0.02  # how far apart two pictures' shapes may be: rounding, not another picture
 MARGIN = 4  # LR pixels beyond a window that bicubic's two-pixel reach needs, and some
 
 
@@ -114,3 +115,14 @@ def write_png(path: str | Path, image: Tensor) -> None:
     """Write (1, C, H, W) or (C, H, W) as a PNG, whole or not at all."""
     picture = to_pil(image)
     write_atomic(Path(path), lambda temporary: picture.save(temporary, format="PNG"))
+
+
+def check_aspect(first: Tensor, second: Tensor, name: str, other: str) -> None:
+    """Raises ImageError when two pictures (B, C, H, W) are of different shapes, so that they do not lie on one another."""
+    height, width = first.shape[-2:]
+    rows, columns = second.shape[-2:]
+    if abs(width * rows / (height * columns) - 1) > ASPECT + 1 / min(rows, columns):
+        raise ImageError(
+            f"The {name} is {width}x{height}, the {other} {columns}x{rows}: of another shape, so they do not lie on one "
+            "another."
+        )

@@ -63,9 +63,11 @@ def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Ten
 
 
 def handover(weights: dict[int, Tensor], size: int) -> Tensor:
-    """How far each LR pixel along a side is from being one tile's alone, (size,) in 0 to 1."""
-    most = torch.zeros(size * SCALE)
-    for begin, weight in weights.items():
-        part = most[begin * SCALE : begin * SCALE + len(weight)]
-        torch.maximum(part, weight, out=part)
-    return (2 * (1 - most)).clamp(0, 1).view(size, SCALE).amax(1)
+    """How far each LR pixel along a side is from being one tile's alone, (size,) in 0 to 1; a hard line counts as 1."""
+    shares = torch.zeros(len(weights), size * SCALE)
+    for share, (begin, weight) in zip(shares, weights.items(), strict=True):
+        share[begin * SCALE : begin * SCALE + len(weight)] = weight
+    most, owner = shares.max(0)
+    shared = (2 * (1 - most)).clamp(0, 1)
+    shared[1:][owner.diff() != 0] = 1
+    return shared.view(size, SCALE).amax(1)

@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3), BGR as OpenCV has it
 Box = NDArray[Any]  # (4, 2) float32: the corners of a line in pixels, clockwise from its top left
 
 TALL = 1.5  # a line this much higher than wide is written downwards, and turned to be read
-INSTALL = "pip install 'tadisr[ocr]'"
+INSTALL = "pip install rapidocr onnxruntime rapidfuzz"  # what the extra `ocr` names
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class PaddleReader(Reader):
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")  # it asks the network at import
         from paddleocr import TextDetection, TextRecognition  # pyright: ignore[reportMissingImports]
 
-        cache = Path(os.environ.get("PADDLE_PDX_CACHE_HOME", Path.home() / ".paddlex")) / "official_models"
-        detector, recognizer = find_models([folder for folder in (models, cache) if folder is not None])
+        detector, recognizer = find_models([folder for folder in (models, paddle_cache()) if folder is not None])
         self.detector = TextDetection(model_name=detector.name, model_dir=str(detector), **backend(detector))
         self.recognizer = TextRecognition(model_name=recognizer.name, model_dir=str(recognizer), **backend(recognizer))
 
@@ -124,6 +123,11 @@ class PaddleReader(Reader):
     def recognize(self, crop: Pixels) -> tuple[str, float]:
         result = self.recognizer.predict(crop)[0]
         return result["rec_text"], float(result["rec_score"])
+
+
+def paddle_cache() -> Path:
+    """Where paddleocr keeps what it downloads."""
+    return Path(os.environ.get("PADDLE_PDX_CACHE_HOME", Path.home() / ".paddlex")) / "official_models"
 
 
 def find_models(folders: list[Path]) -> tuple[Path, Path]:
@@ -154,15 +158,20 @@ def backend(folder: Path) -> dict[str, Any]:
 ENGINES: dict[str, Callable[[Path | None], Reader]] = {"paddleocr": PaddleReader, "rapidocr": RapidReader}
 
 
-@lru_cache(maxsize=2)
 def reader(engine: str = "auto", models: Path | None = None) -> Reader:
-    """A reader, loaded once. auto: paddleocr where it and its models are, else rapidocr.
+    """A reader, loaded once for what lies on disk. auto: paddleocr where it and its models are, else rapidocr.
 
     models: a folder that holds paddleocr's model folders; its own cache is looked through after it.
     Raises TADiSRError where the engine is not installed or has no models, ConfigError for an unknown one.
     """
     if engine not in ("auto", *ENGINES):
         raise ConfigError(f"engine is {engine!r}, expected auto, {' or '.join(ENGINES)}.")
+    folders = [folder for folder in (models, paddle_cache()) if folder is not None and folder.is_dir()]
+    return _reader(engine, models, tuple(str(path) for folder in folders for path in sorted(folder.iterdir())))
+
+
+@lru_cache(maxsize=2)
+def _reader(engine: str, models: Path | None, on_disk: tuple[str, ...]) -> Reader:
     problems = []
     for name in ENGINES if engine == "auto" else (engine,):
         try:
@@ -171,7 +180,7 @@ def reader(engine: str = "auto", models: Path | None = None) -> Reader:
             problems.append(f"{name} is not installed ({error}).")
         except TADiSRError as error:
             problems.append(str(error))
-    raise TADiSRError(f"No text can be read: {' '.join(problems)} {INSTALL} brings rapidocr with its models.")
+    raise TADiSRError(f"No text can be read: {' '.join(problems)} `{INSTALL}` brings rapidocr with its models.")
 
 
 # ---- comparing ------------------------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ def ratio(first: str, second: str, *, substitution: int = 2) -> float:
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError as error:
-        raise TADiSRError(f"Comparing text needs rapidfuzz: {INSTALL}.") from error
+        raise TADiSRError(f"Comparing text needs rapidfuzz: `{INSTALL}`.") from error
     total = len(first) + len(second)
     return 1.0 if total == 0 else 1 - Levenshtein.distance(first, second, weights=(1, 1, substitution)) / total
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import adapter, color
 from .config import SCALE
-from .errors import ConfigError, ImageError
+from .errors import CheckpointError, ConfigError, ImageError
 from .guide import guided
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .kolors.base import load_base
@@ -56,6 +56,8 @@ def load(
     """
     path = COMPACT if path is None else Path(path)
     config = adapter.read_header(path).config
+    if config.lora is None and base is not None:
+        raise CheckpointError(f"{path} stands alone, it is no adapter: leave out the base {base}.")
     model = TADiSR(config) if config.lora is None else load_base(base, config)
     adapter.load_tensors(model, path)
     return model.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)

@@ -6,7 +6,7 @@ along in `Source` and `Attention`, so that a latent may be changed on its way, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .config import SCALE
 from .errors import ImageError
+from .follow import match
 from .guide import steer
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .model import TADiSR
@@ -26,8 +27,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """What a latent keeps of the picture it was made from. float32 on the CPU, in [0, 1]."""
+    """What a latent keeps of the picture it was made from. float32 on the CPU, pictures in [0, 1]."""
 
+    latent: Tensor  # (B, c, h', w'): as it left the encoder
     upscaled: Tensor  # (B, 3, H, W): the upscaled input, padded to the model's multiple
     skips: list[Tensor]  # of the encoder, finest first; empty once the latent has changed its size
     alpha: Tensor | None  # (B, 1, h, w) of the LR picture
@@ -40,6 +42,8 @@ class Source:
 class Attention:
     """a_tex^1..M: every chosen layer's responses to the word, each (B, heads, h', w'), float32 on the CPU."""
 
+    latent: Tensor  # (B, c, h', w'): z_H, as it left the U-Net
+    source: Source | None  # of the latent it was made from; None for one from elsewhere
     responses: list[Tensor]
     layers: list[str]  # their names in the U-Net, such as down_blocks.1.attentions.0.transformer_blocks.0.attn2
     padded: tuple[int, int]  # pixels of the picture that they were heard on, its padding included
@@ -59,7 +63,7 @@ def encode(
     done = one_by_one(len(image), progress, lambda i: _encode(model, upscaled[i : i + 1]))
     samples = torch.cat([latent for latent, _ in done])
     skips = [torch.cat(level) for level in zip(*(skips for _, skips in done), strict=True)]
-    return samples, Source(upscaled, skips, alpha, image.shape[1], size, output_size(height, width, scale))
+    return samples, Source(samples, upscaled, skips, alpha, image.shape[1], size, output_size(height, width, scale))
 
 
 def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -73,14 +77,19 @@ def denoise(
 ) -> tuple[Tensor, Attention]:
     """Eq. 1 on any latent of the model's VAE -> samples of the same shape, and what the layers heard.
 
-    Raises ImageError for a latent of another VAE.
+    source: what `encode` gave; the latent may since have been changed by others. Raises ImageError for a latent of
+    another VAE, and for one whose picture cannot be told any more.
     """
     check_latent(model, samples)
+    if source is not None:
+        rows = match(source.latent, samples)
+        source = None if rows is None else pick(model, source, rows, samples)
     done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
+    latent = torch.cat([z for z, _ in done])
     responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
     padded = pixels(model, samples)
-    size = source.size if source is not None and source.upscaled.shape[-2:] == padded else padded
-    return torch.cat([z for z, _ in done]), Attention(responses, model.recorder.layers, padded, size)
+    size = padded if source is None else source.size
+    return latent, Attention(latent, source, responses, model.recorder.layers, padded, size)
 
 
 def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -94,31 +103,31 @@ def decode(
     model: TADiSR,
     samples: Tensor,
     attention: Attention,
-    source: Source | None = None,
     *,
-    picked: Sequence[int] | None = None,
     guide: Tensor | None = None,
     strength: float = 1.0,
     progress: Progress | None = None,
 ) -> Upscaled:
-    """Eq. 5-6 -> the picture and its text mask; without a source, as for a latent made elsewhere, without skips.
+    """Eq. 5-6 -> the picture and its text mask; without skips for a latent from elsewhere or sampled anew.
 
-    picked: which pictures of the source the samples are, where a node chose some. guide (B or 1, 1, H, W) in [0, 1]:
-    an edited text mask of any size, which the text decoder is steered towards; strength 0 to 1.
+    attention: from the `denoise` that gave the samples; they may since have been changed by others. guide (B or 1, 1,
+    H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards; strength 0 to 1.
     Raises ImageError for a latent of another VAE, and for one that a residual model has no picture for.
     """
     check_latent(model, samples)
     padded = pixels(model, samples)
-    if source is not None:
-        source = follow(model, source, samples, picked)
-    elif model.config.residual:
+    attention = follow(model, attention, samples)
+    source = attention.source
+    if source is None and model.config.residual:
         raise ImageError(
-            f"The {model.config.name} model adds to its own upscaled input, which this latent does not bring: make it "
-            "with TADiSR Encode, or use a model on a base such as Kolors."
+            f"The {model.config.name} model adds to its own upscaled input, which this latent does not bring: it was made "
+            "elsewhere, or cut, joined or sampled anew on its way. Do that to the picture before TADiSR Encode, or use a "
+            "model on a base such as Kolors."
         )
-    attention = spread(attention, len(samples))
     size, target = (padded, padded) if source is None else (source.size, source.target)
     if guide is not None:
+        if len(guide) not in (1, len(samples)):
+            raise ImageError(f"There are {len(guide)} masks for {len(samples)} pictures: give one, or one for each.")
         guide = resize(guide.float().cpu().clamp(0, 1).expand(len(samples), -1, -1, -1), size)
         guide = F.pad(guide, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
 
@@ -174,21 +183,30 @@ def pixels(model: TADiSR, samples: Tensor) -> tuple[int, int]:
     return samples.shape[2] * model.config.latent_factor, samples.shape[3] * model.config.latent_factor
 
 
-def follow(model: TADiSR, source: Source, samples: Tensor, picked: Sequence[int] | None) -> Source:
-    """The source as the latent is now: pictures picked or repeated with it, resized with it and then without skips.
+def follow(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
+    """The attention and the source for a latent as others left it. Raises ImageError when it is of other pictures."""
+    rows = match(attention.latent, samples)
+    source = attention.source
+    if rows is not None:
+        source = None if source is None else pick(model, source, rows, samples)
+    else:  # sampled anew, or made elsewhere: by its order
+        count, heard = len(samples), len(attention.latent)
+        if count % heard:
+            raise ImageError(
+                f"The text attention is of {heard} pictures, the latent of {count} others: chain them from one Denoise."
+            )
+        rows, source = list(range(heard)) * (count // heard), None
+    return replace(attention, source=source, responses=[maps[rows] for maps in attention.responses])
 
-    Raises ImageError when the latent was cut or joined, so that its picture cannot be told.
+
+def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Source:
+    """The source of chosen pictures, resized as their latent is and then without skips.
+
+    Raises ImageError when the latent was stretched.
     """
-    count, have = len(samples), len(source.upscaled)
-    rows = list(range(have))
-    if picked is not None and len(picked) == count and max(picked) < have:
-        rows = list(picked)
-    elif count % have == 0:
-        rows = rows * (count // have)
-    else:
-        raise ImageError(f"The latent holds {count} pictures, but was made from {have}: join pictures, not latents.")
     source = replace(
         source,
+        latent=source.latent[rows],
         upscaled=source.upscaled[rows],
         skips=[skip[rows] for skip in source.skips],
         alpha=None if source.alpha is None else source.alpha[rows],
@@ -200,8 +218,8 @@ def follow(model: TADiSR, source: Source, samples: Tensor, picked: Sequence[int]
     one = model.config.latent_factor
     if abs(new[0] - old[0] * horizontal) > one and abs(new[1] - old[1] * vertical) > one:
         raise ImageError(
-            f"The latent is {new[1]}x{new[0]} pixels, its picture {old[1]}x{old[0]}: it was cut or stretched on its way. "
-            "Crop or stretch the picture before TADiSR Encode instead."
+            f"The latent is {new[1]}x{new[0]} pixels, its picture {old[1]}x{old[0]}: it was stretched on its way. "
+            "Stretch the picture before TADiSR Encode instead."
         )
 
     def scaled(size: tuple[int, int]) -> tuple[int, int]:
@@ -210,13 +228,3 @@ def follow(model: TADiSR, source: Source, samples: Tensor, picked: Sequence[int]
     return replace(
         source, upscaled=resize(source.upscaled, new), skips=[], size=scaled(source.size), target=scaled(source.target)
     )
-
-
-def spread(attention: Attention, count: int) -> Attention:
-    """The responses for a batch of `count`. Raises ImageError when they were heard on another number of pictures."""
-    heard = len(attention.responses[0]) if attention.responses else count
-    if count % heard:
-        raise ImageError(
-            f"The text attention is of {heard} pictures, the latent of {count}: chain them from one Denoise."
-        )
-    return replace(attention, responses=[maps.repeat(count // heard, 1, 1, 1) for maps in attention.responses])

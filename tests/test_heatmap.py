@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tadisr import ConfigError, TADiSR, heatmap, stages
+from tadisr import ConfigError, ImageError, TADiSR, heatmap, stages
 from tadisr.stages import Attention
 
 
@@ -13,7 +13,9 @@ def attention() -> Attention:
     """Two layers of two heads on a picture of 16 x 24 with padding to 16 x 32, each head one number everywhere."""
     down = torch.tensor([[1.0, 3.0], [5.0, 7.0]])[:, :, None, None].expand(2, 2, 2, 4)
     up = torch.tensor([[10.0], [20.0]])[:, :, None, None].expand(2, 1, 1, 2)
-    return Attention([down, up], ["down_blocks.1.x", "up_blocks.0.y"], (16, 32), (16, 24))
+    return Attention(
+        torch.zeros(2, 4, 2, 4), None, [down, up], ["down_blocks.1.x", "up_blocks.0.y"], (16, 32), (16, 24)
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,11 +42,11 @@ def test_a_choice_of_nothing_gets_one_sentence(change: dict[str, str]) -> None:
 
 def test_normalised_by_picture_or_by_batch() -> None:
     response = torch.stack([torch.linspace(0, 1, 8), torch.linspace(0, 4, 8)])[:, None, None]
-    of = Attention([response], ["up_blocks.0.y"], (1, 8), (1, 8))
+    of = Attention(torch.zeros(2, 4, 1, 1), None, [response], ["up_blocks.0.y"], (1, 8), (1, 8))
     each, together = (heatmap.heat_map(of, normalize=n) for n in ("picture", "batch"))
     torch.testing.assert_close(each[0], each[1])
     assert together[0].max() == 0.25 and together[1].max() == 1
-    flat = Attention([torch.ones(1, 1, 1, 8)], ["up_blocks.0.y"], (1, 8), (1, 8))
+    flat = Attention(torch.zeros(1, 4, 1, 1), None, [torch.ones(1, 1, 1, 8)], ["up_blocks.0.y"], (1, 8), (1, 8))
     assert torch.equal(heatmap.heat_map(flat), torch.zeros(1, 1, 1, 8))
 
 
@@ -57,6 +59,8 @@ def test_colours_rise_with_the_heat_and_lie_over_a_picture(name: str) -> None:
     over = heatmap.overlay(heat, torch.zeros(1, 4, 16, 128), name, opacity=0.5)
     assert over.shape == (1, 3, 16, 128)
     assert (over.mean() - colors.mean() / 2).abs() < 0.02
+    with pytest.raises(ImageError, match="2 pictures for 1 heat maps"):
+        heatmap.overlay(heat, torch.zeros(2, 3, 8, 8), name)
     with pytest.raises(ConfigError, match="colour map"):
         heatmap.colorize(heat, "rainbow road")
 

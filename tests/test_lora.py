@@ -65,6 +65,8 @@ def test_another_base_is_refused(trained: TADiSR, tmp_path: Path) -> None:
         load(path, base=other)
     with pytest.raises(CheckpointError, match="needs its base"):
         load(path)
+    with pytest.raises(CheckpointError, match="stands alone, it is no adapter"):
+        load(base=other)
     with pytest.raises(CheckpointError, match=r"has no diffusion_pytorch_model"):
         load(path, base=tmp_path)
 

@@ -92,9 +92,10 @@ def test_engines_that_are_not_there_get_one_sentence(tmp_path: Path, monkeypatch
         ocr.find_models([tmp_path])
     for name in ("rapidocr", "paddleocr"):
         monkeypatch.setitem(sys.modules, name, None)
-    ocr.reader.cache_clear()
-    with pytest.raises(TADiSRError, match=r"No text can be read: paddleocr .* rapidocr .* pip install 'tadisr\[ocr\]'"):
-        ocr.reader("auto")
+    with pytest.raises(
+        TADiSRError, match=r"No text can be read: paddleocr .* rapidocr .* `pip install rapidocr onnxruntime"
+    ):
+        ocr.reader("auto", tmp_path)
 
 
 def test_paddle_models_are_found_in_pairs_the_users_folder_first(tmp_path: Path) -> None:
@@ -106,3 +107,10 @@ def test_paddle_models_are_found_in_pairs_the_users_folder_first(tmp_path: Path)
     assert [path.name for path in ocr.find_models([mine, cache])] == ["PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec"]
     assert ocr.backend(mine / "PP-OCRv4_mobile_rec")["engine"] == "onnxruntime"
     assert ocr.backend(mine / "PP-OCRv4_mobile_det")["engine"] == "paddle_static"
+
+
+def test_a_reader_is_loaded_once_until_models_are_added(tmp_path: Path) -> None:
+    first = ocr.reader("rapidocr", tmp_path)
+    assert ocr.reader("rapidocr", tmp_path) is first
+    (tmp_path / "PP-OCRv5_mobile_det").mkdir()
+    assert ocr.reader("rapidocr", tmp_path) is not first

@@ -58,7 +58,9 @@ def test_a_template_is_its_api_twin_and_runs(comfy: Comfy, page: Any, name: str)
     done = wait_for_prompt(comfy, page)
     assert done["status"]["status_str"] == "success", done["status"]
     # A node fetches its pictures when it is drawn: bring all of them into sight.
-    page.evaluate("() => { app.canvas.ds.scale = 0.3; app.canvas.ds.offset = [300, 300]; app.canvas.setDirty(true, true) }")
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 0.3; app.canvas.ds.offset = [300, 300]; app.canvas.setDirty(true, true) }"
+    )
     kinds = "['SaveImage', 'PreviewImage', 'MaskPreview']"
     page.wait_for_function(
         f"() => {{ const shown = app.graph._nodes.filter(n => {kinds}.includes(n.type));"

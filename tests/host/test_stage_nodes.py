@@ -93,7 +93,7 @@ def test_latents_go_through_the_cores_nodes(comfy: Comfy) -> None:
     """Repeated, one picked, enlarged: the picture follows."""
     repeated = staged()
     repeated["repeat"] = node("RepeatLatentBatch", samples=["encode", 0], amount=3)
-    repeated["pick"] = node("LatentFromBatch", samples=["repeat", 0], batch_index=0, length=2)
+    repeated["pick"] = node("LatentFromBatch", samples=["repeat", 0], batch_index=1, length=2)
     repeated["denoise"]["inputs"]["latent"] = ["pick", 0]
     first, second = shown(comfy, repeated)
     (plain,) = shown(comfy, staged())
@@ -112,7 +112,11 @@ def test_a_latent_of_another_vae_gets_one_sentence(comfy: Comfy) -> None:
     prompt["denoise"]["inputs"]["latent"] = ["empty", 0]
     assert "does not fit the compact model: expected (B, 8, h, w)" in comfy.run(prompt).error
     prompt = staged()
+    prompt["flip"] = node("LatentFlip", samples=["encode", 0], flip_method="x-axis: vertically")
+    prompt["denoise"]["inputs"]["latent"] = ["flip", 0]
+    assert "flipped or turned on its way" in comfy.run(prompt).error
+    prompt = staged()
     prompt["crop"] = node("LatentCrop", samples=["denoise", 0], width=64, height=64, x=0, y=0)
     prompt["decode"]["inputs"]["latent"] = ["crop", 0]
     result = comfy.run(prompt)
-    assert "it was cut or stretched on its way" in result.error
+    assert "cut, joined or sampled anew on its way" in result.error

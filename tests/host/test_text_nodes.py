@@ -62,6 +62,9 @@ def test_changed_lines_are_reported(comfy: Comfy) -> None:
     prompt["two"] = node("ImageBatch", image1=["a", 0], image2=["a", 0])
     prompt["compare"]["inputs"]["before"] = ["two", 0]
     assert "There are 2 pictures before and 1 after" in comfy.run(prompt).error
+    prompt["compare"]["inputs"]["before"] = ["tall", 0]
+    prompt["tall"] = node("EmptyImage", width=32, height=256, batch_size=1, color=0)
+    assert "The picture before is 32x256, the picture after" in comfy.run(prompt).error
 
 
 def test_text_from_one_picture_the_rest_from_another(comfy: Comfy) -> None:
