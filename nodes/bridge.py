@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_management as mm
 import comfy.utils
@@ -18,11 +19,13 @@ from server import PromptServer
 from torch import Tensor, nn
 
 from ..tadisr import COMPACT, CheckpointError, ImageError, TADiSR, load
+from ..tadisr.image import to_pil
 from ..tadisr.ocr import ENGINES
 from ..tadisr.pipeline import DTYPES
 from ..tadisr.stages import Source
 
 log = logging.getLogger("tadisr")
+InputT = TypeVar("InputT", bound=io.Input)
 
 Model = io.Custom("TADISR_MODEL")
 Attention = io.Custom("TADISR_ATTENTION")
@@ -33,6 +36,21 @@ TEXT = "TADiSR/text"
 OURS = "tadisr"  # under this key a LATENT carries our `stages.Source`
 FOLDER = "tadisr"  # under ComfyUI's models
 BUILT_IN = "compact (built in)"
+
+
+# ---- schema ---------------------------------------------------------------------------------------------------------
+
+
+def aliases(*names: str) -> dict[str, Any]:
+    """Other words by which a node is found; hosts before 0.4 do not know of them."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return {"search_aliases": list(names)} if "search_aliases" in known else {}
+
+
+def folded(shown: InputT) -> InputT:
+    """An input that the page folds away until the advanced ones are asked for."""
+    shown.extra_dict["advanced"] = True
+    return shown
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -225,15 +243,23 @@ def to_mask(mask: Tensor) -> Tensor:
 # ---- the running node -----------------------------------------------------------------------------------------------
 
 
-def progress(node_id: str) -> Callable[[int, int], None]:
-    """A callback that moves the node's bar and lets the host interrupt."""
-    bar = comfy.utils.ProgressBar(1, node_id=node_id)
+class Progress:
+    """A callback that moves the node's bar, shows the last preview it was given, and lets the host interrupt."""
 
-    def update(done: int, total: int) -> None:
+    def __init__(self, node_id: str) -> None:
+        self.bar = comfy.utils.ProgressBar(1, node_id=node_id)
+        self.picture: Tensor | None = None
+
+    def __call__(self, done: int, total: int) -> None:
         mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
+        shown = None
+        if self.picture is not None and done < total:  # one in the last step would stay over the result
+            shown = ("JPEG", to_pil(self.picture).convert("RGB"), max(self.picture.shape[-2:]))
+        self.bar.update_absolute(done, total, shown)
 
-    return update
+    def preview(self, picture: Tensor) -> None:
+        """(1, 3, H, W) in [0, 1], for the next step."""
+        self.picture = picture
 
 
 def say(node_id: str) -> Callable[[str], None]:

@@ -22,6 +22,7 @@ class TADiSRCompareText(io.ComfyNode):
             category=bridge.TEXT,
             description="Reads the lines of the picture before, and the same places in the picture after, and scores how alike "
             "they are: OCR-A, the paper's measure.",
+            **bridge.aliases("ocr accuracy", "ocr-a", "text score", "text diff"),
             inputs=[
                 io.Image.Input("before", tooltip="The reference; of the same shape as after, of any size."),
                 io.Image.Input("after", tooltip="As many pictures as before."),
@@ -46,7 +47,7 @@ class TADiSRCompareText(io.ComfyNode):
             raise ImageError(f"There are {len(before)} pictures before and {len(after)} after: give as many.")
         reader = ocr.reader(engine, bridge.ocr_models())
         pictures, masks, scores, report = [], [], [], []
-        move = bridge.progress(cls.hidden.unique_id)
+        move = bridge.Progress(cls.hidden.unique_id)
         firsts, seconds = (bridge.from_comfy(image)[:, :3].cpu().split(1) for image in (before, after))
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             check_aspect(first, second, "picture before", "picture after")

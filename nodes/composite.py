@@ -18,6 +18,7 @@ class TADiSRTextComposite(io.ComfyNode):
             category=bridge.TEXT,
             description="Lays the text of one picture over another one: the text from TADiSR, the rest from any upscaler. The "
             "result has the size of the larger picture.",
+            **bridge.aliases("blend text", "paste text", "text mask composite"),
             inputs=[
                 io.Image.Input("text_image", tooltip="The picture whose text is wanted, from Upscale with TADiSR."),
                 io.Image.Input("rest_image", tooltip="The picture for all the rest, of any size but of the same shape."),

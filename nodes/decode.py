@@ -22,6 +22,7 @@ class TADiSRJointDecode(io.ComfyNode):
             category=bridge.STAGES,
             description="Last stage: the image decoder and the text segmentation decoder, side by side. A text mask that "
             "you have edited steers them.",
+            **bridge.aliases("tadisr vae decode", "text mask"),
             inputs=[
                 io.Latent.Input("latent", tooltip="From TADiSR Denoise."),
                 bridge.Attention.Input("attention", tooltip="From TADiSR Denoise."),
@@ -55,6 +56,6 @@ class TADiSRJointDecode(io.ComfyNode):
                 attention,
                 guide=None if mask is None else bridge.from_mask(mask),
                 strength=guide_strength,
-                progress=bridge.progress(cls.hidden.unique_id),
+                progress=bridge.Progress(cls.hidden.unique_id),
             )
         return io.NodeOutput(bridge.to_comfy(result.image), bridge.to_mask(result.mask))

@@ -19,6 +19,7 @@ class TADiSRDenoise(io.ComfyNode):
             display_name="TADiSR Denoise",
             category=bridge.STAGES,
             description='Second stage: the one denoising step, listening to the cross-attention\'s answer to the word "text".',
+            **bridge.aliases("tadisr sampler"),
             inputs=[
                 io.Latent.Input(
                     "latent",
@@ -44,6 +45,6 @@ class TADiSRDenoise(io.ComfyNode):
                 network,
                 latent["samples"].cpu(),
                 bridge.source_of(latent),
-                progress=bridge.progress(cls.hidden.unique_id),
+                progress=bridge.Progress(cls.hidden.unique_id),
             )
         return io.NodeOutput({**latent, "samples": bridge.to_host(samples)}, attention)

@@ -19,6 +19,7 @@ class TADiSREncode(io.ComfyNode):
             category=bridge.STAGES,
             description="First stage: resizes a picture to 4x and encodes it. The latent is an ordinary one; what the "
             "decoders want of the picture rides along with it.",
+            **bridge.aliases("tadisr vae encode"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha. Not tiled."),
                 bridge.Model.Input("model", tooltip="From Load TADiSR Model; the same one in all stages."),
@@ -36,6 +37,6 @@ class TADiSREncode(io.ComfyNode):
         pixels = image.shape[1] * image.shape[2] * SCALE**2
         with bridge.in_memory(model, pixels=pixels) as network:
             samples, source = stages.encode(
-                network, bridge.from_comfy(image), scale=scale, progress=bridge.progress(cls.hidden.unique_id)
+                network, bridge.from_comfy(image), scale=scale, progress=bridge.Progress(cls.hidden.unique_id)
             )
         return io.NodeOutput({"samples": bridge.to_host(samples), bridge.OURS: source})

@@ -16,6 +16,7 @@ class TADiSRLoader(io.ComfyNode):
             display_name="Load TADiSR Model",
             category=bridge.CATEGORY,
             description="Loads a text-aware upscaler: the compact model of the pack, or one from models/tadisr.",
+            **bridge.aliases("text upscaler", "super resolution", "tadisr"),
             inputs=[
                 io.Combo.Input(
                     "model",

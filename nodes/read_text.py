@@ -20,6 +20,7 @@ class TADiSRReadText(io.ComfyNode):
             display_name="Read Text (PP-OCR)",
             category=bridge.TEXT,
             description="Finds and reads the text of pictures, offline.",
+            **bridge.aliases("ocr", "recognize text", "paddleocr", "rapidocr"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 bridge.engine_input(),
@@ -44,7 +45,7 @@ class TADiSRReadText(io.ComfyNode):
     def execute(cls, image: Tensor, engine: str, minimum_confidence: float) -> io.NodeOutput:
         reader = ocr.reader(engine, bridge.ocr_models())
         pictures, masks, texts, data = [], [], [], []
-        move = bridge.progress(cls.hidden.unique_id)
+        move = bridge.Progress(cls.hidden.unique_id)
         for i, picture in enumerate(bridge.from_comfy(image)[:, :3].cpu().split(1)):
             lines = [line for line in reader.read(picture) if line.score >= minimum_confidence and line.text.strip()]
             boxes = [line.box for line in lines]

@@ -18,6 +18,7 @@ class TADiSRTextAttention(io.ComfyNode):
             display_name="TADiSR Text Attention",
             category=bridge.STAGES,
             description='Shows where the network\'s cross-attention answers to the word "text", as a mask and as a heat map.',
+            **bridge.aliases("cross attention", "heat map", "daam"),
             inputs=[
                 bridge.Attention.Input("attention", tooltip="From TADiSR Denoise."),
                 io.Combo.Input(

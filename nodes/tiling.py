@@ -21,10 +21,11 @@ class TADiSRTiling(io.ComfyNode):
             display_name="TADiSR Tiling",
             category=bridge.CATEGORY,
             description="How Upscale with TADiSR cuts a large picture into tiles, with a preview over the picture.",
+            **bridge.aliases("tiles", "tiled upscale"),
             inputs=[
                 bridge.tile_input(),
                 bridge.overlap_input(),
-                bridge.tile_batch_input("batch"),
+                bridge.folded(bridge.tile_batch_input("batch")),
                 io.Combo.Input(
                     "blend", options=list(BLENDS), default="cosine",
                     tooltip="How one tile hands over to the next across their overlap; none: at a hard line.",

@@ -20,6 +20,7 @@ class TADiSRUpscale(io.ComfyNode):
             display_name="Upscale with TADiSR",
             category=bridge.CATEGORY,
             description="Upscales pictures up to 4x in one step and keeps their text legible; also gives a mask of the text.",
+            **bridge.aliases("text upscale", "super resolution", "sharpen text", "restore text"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha."),
                 bridge.Model.Input("model", tooltip="From Load TADiSR Model."),
@@ -28,8 +29,8 @@ class TADiSRUpscale(io.ComfyNode):
                     tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
                 ),
                 bridge.tile_input(),
-                bridge.overlap_input(),
-                bridge.tile_batch_input("tile_batch"),
+                bridge.folded(bridge.overlap_input()),
+                bridge.folded(bridge.tile_batch_input("tile_batch")),
                 io.Combo.Input(
                     "color", options=list(MODES), default="off",
                     tooltip="Bring the colours back to the input's: adain by mean and deviation, "
@@ -66,6 +67,7 @@ class TADiSRUpscale(io.ComfyNode):
         fidelity: float = 0.0,
     ) -> io.NodeOutput:
         tiling = tiling or Tiling(tile=tile, overlap=overlap, batch=tile_batch)
+        progress = bridge.Progress(cls.hidden.unique_id)
         network, device = bridge.bring_in(model, pixels=tiling.batch * tiling.tile**2, guided=mask is not None)
         result = upscale_in_memory(
             network,
@@ -76,7 +78,8 @@ class TADiSRUpscale(io.ComfyNode):
             fidelity=fidelity,
             color_fix=color,
             device=device,
-            progress=bridge.progress(cls.hidden.unique_id),
+            progress=progress,
+            preview=progress.preview,
             say=bridge.say(cls.hidden.unique_id),
         )
         return io.NodeOutput(bridge.to_comfy(result.image), bridge.to_mask(result.mask))

@@ -18,6 +18,7 @@ from .guide import guided
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .kolors.base import load_base
 from .model import TADiSR
+from .preview import Preview
 from .tiling import Tiling, Window, run_tiled
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def upscale(
     color_fix: str = "off",
     device: torch.device | None = None,
     progress: Progress | None = None,
+    preview: Callable[[Tensor], object] | None = None,
 ) -> Upscaled:
     """Upscale a batch of pictures tile by tile.
 
@@ -82,7 +84,8 @@ def upscale(
     scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. guide (B or 1, 1, h', w') in [0, 1]:
     an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
     stays as it was, only enlarged. color_fix: off, adain or wavelet, against the input. progress(done, total) counts
-    tiles after every batch of them; raise inside it to cancel.
+    tiles after every batch of them; raise inside it to cancel. preview: gets a small (1, 3, h", w") of what is done so
+    far, just before each call of progress.
     Raises ImageError, ConfigError.
     """
     check(image, scale)
@@ -95,10 +98,16 @@ def upscale(
     if guide is not None:
         guide = resize(guide.float().cpu().clamp(0, 1), full).expand(len(image), -1, -1, -1)
 
+    small = Preview(colors)
+
     def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
-        if guide is None:
-            return run_tile(model, tiles, device)
-        return run_tile(model, tiles, device, torch.cat([cut(guide, window, tiles) for window in windows]))
+        guides = None if guide is None else torch.cat([cut(guide, window, tiles) for window in windows])
+        pictures, masks = run_tile(model, tiles, device, guides)
+        if preview is not None:
+            for window, picture in zip(windows, pictures, strict=True):
+                shown = small.lay(*window, picture)
+            preview(shown)
+        return pictures, masks
 
     text = None
     if tiling.text_aware and max(full) > tiling.tile:

@@ -203,3 +203,16 @@ def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
     upscale(compact, lr, tiling=Tiling(tile=512, overlap=64, text_aware=True))
     upscale(compact, lr, tiling=Tiling(tile=128, overlap=64))
     assert seen[0].shape == (2, 1, 128, 76) and seen[1] is None and seen[2] is None
+
+
+def test_a_preview_of_what_is_done(compact: TADiSR) -> None:
+    """One for every batch of tiles: the finished part is the result's, the rest still the input's."""
+    lr = torch.rand(2, 3, 40, 150)
+    shown: list[Tensor] = []
+    result = upscale(compact, lr, tiling=Tiling(tile=128, overlap=0), preview=shown.append)
+    assert len(shown) == 20 and {tuple(picture.shape) for picture in shown} == {(1, 3, 137, 512)}
+    plain, done, last = (resize(picture, (137, 512)) for picture in (lr[:1], result.image[:1], result.image[1:]))
+    apart = 0.7 * (plain - done).abs().mean()
+    assert (shown[0] - done)[..., :100, :100].abs().mean() < apart
+    assert torch.equal(shown[0][..., 120:], plain[..., 120:])
+    assert (shown[9] - done).abs().mean() < apart and (shown[19] - last).abs().mean() < apart

@@ -70,6 +70,7 @@ def test_the_shipped_workflow(comfy: Comfy, prompt: dict[str, Any]) -> None:
     assert (read_image(comfy.output(mask))[:, :1] - expected.mask).abs().max() < 2 / 255
     steps = [(d["value"], d["max"]) for kind, d in result.events if kind == "progress" and d["node"] == "3"]
     assert steps == [(2, 4), (4, 4)]
+    assert [kind for kind, _ in result.events].count("preview") == 1  # of what is done before the last step
 
 
 def with_inputs(prompt: dict[str, Any], **inputs: Any) -> dict[str, Any]:
