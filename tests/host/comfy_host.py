@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ class Result:
 class Comfy:
     """`with Comfy(base) as comfy:` a server whose inputs, outputs and custom nodes lie under `base`."""
 
-    def __init__(self, base: Path, *, pack: Path | None = ROOT) -> None:
-        self.base, self.pack = base.resolve(), pack
+    def __init__(self, base: Path, *, pack: Path | None = ROOT, arguments: Sequence[str] = ()) -> None:
+        self.base, self.pack, self.arguments = base.resolve(), pack, arguments
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -88,7 +89,7 @@ class Comfy:
             python, "main.py", "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(b),
             "--output-directory", str(b / "output"), "--input-directory", str(b / "input"), "--temp-directory", str(b),
             "--user-directory", str(b / "user"), "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
-            "--disable-auto-launch", "--log-stdout", *self.device(python),
+            "--disable-auto-launch", "--log-stdout", *self.device(python), *self.arguments,
         ]  # fmt: skip
         self.file = self.log.open("w")
         self.process = subprocess.Popen(
