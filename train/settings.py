@@ -79,14 +79,19 @@ def read(path: str | Path, overrides: list[str] | None = None) -> FitConfig:
     """A YAML file over the file its `inherit` names, then `key.sub=value` overrides. Raises ConfigError."""
     data = _load(Path(path))
     for override in overrides or []:
-        name, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{override!r} is no override; write key=value, for instance data.crop=64.")
-        table: dict[str, Any] = yaml.load(value, Loader)
-        for key in reversed(name.split(".")):
-            table = {key: table}
-        data = merge(data, table)
+        data = merge(data, parse_override(override))
     return build(FitConfig, data, Path(path).name)
+
+
+def parse_override(override: str) -> dict[str, Any]:
+    """`key.sub=value` -> {key: {sub: value}}. Raises ConfigError."""
+    name, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{override!r} is no override; write key=value, for instance data.crop=64.")
+    table: dict[str, Any] = yaml.load(value, Loader)
+    for key in reversed(name.split(".")):
+        table = {key: table}
+    return table
 
 
 def _load(path: Path) -> dict[str, Any]:
