@@ -1,0 +1,71 @@
+"""Where pictures come from: data sets in the layouts their owners publish, folders, and text rendered here.
+
+for item in map(open_source("textseg", Path("TextSeg"), split="train").__getitem__, range(10)): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .base import Item, Source, SourceError
+from .ctr import CTR
+from .files import Entry, Files
+from .rendered import Procedural, RenderedLines
+
+__all__ = ["KINDS", "LICENCES", "Entry", "Files", "Item", "Source", "SourceError", "open_source"]
+
+# What the owners say of use; their own pages count, not this table.
+LICENCES = {
+    "folder": "whatever the pictures' owner allows",
+    "lsdir": "for academic research; the pictures stay their photographers' (collected from Flickr)",
+    "ctr": "for academic research; made of RCTW, ReCTS, LSVT, ArT, CTW and MTWI, each with terms of its own",
+    "ctr-derived": "as CTR, from which the crops are",
+    "textseg": "for non-commercial research, on request to its owners",
+    "bts": "for academic use, after signing its owners' agreement",
+    "real-ce": "for academic research only",
+    "rendered": "none needed, beyond the fonts' and the photographs' own",
+    "procedural": "none needed",
+}
+
+# Sets of files: how they are listed, and what the numbers in their masks mean.
+LISTED: dict[str, tuple[Callable[..., list[Entry]], Any]] = {
+    "folder": (files.any_folder, None),
+    "lsdir": (files.lsdir, None),
+    "textseg": (files.textseg, files.textseg_strokes),
+    "bts": (files.bts, files.any_strokes),
+    "real-ce": (files.real_ce, None),
+    "ctr-derived": (files.ctr_derived, None),
+}
+MADE: dict[str, Callable[..., Source]] = {"rendered": RenderedLines, "procedural": Procedural}
+KINDS = (*LISTED, "ctr", *MADE)
+
+
+def open_source(kind: str, path: str | Path | None = None, *, name: str | None = None, **options: Any) -> Source:
+    """The data set at `path`, of one of KINDS; see the functions of `files` and the classes here for their options.
+
+    name: what provenance calls it; else the kind and the folder's name. Raises SourceError, ConfigError.
+    """
+    if kind not in KINDS:
+        raise SourceError(f"There is no kind of source {kind!r}; known are {', '.join(KINDS)}.")
+    if (path is None) != (kind in MADE):
+        raise SourceError(f"A source of kind {kind} {'takes no path' if kind in MADE else 'needs a path'}.")
+    name = name or (kind if path is None else f"{kind}:{Path(path).name}")
+    licence = LICENCES[kind]
+    try:
+        if kind in MADE:
+            return MADE[kind](name=name, licence=licence, **options)
+        assert path is not None
+        if kind == "ctr":
+            return CTR(Path(path), name=name, licence=licence, **options)
+        listing, strokes = LISTED[kind]
+        entries = listing(files.folder(Path(path)), **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise SourceError(f"A source of kind {kind} does not know an option: {error}.") from error
+    if not entries:
+        raise SourceError(f"{path} has no pictures, as a source of kind {kind}.")
+    return Files(entries, name=name, kind=kind, licence=licence, strokes=strokes)

@@ -1,0 +1,76 @@
+"""`python -m train.synthesis sources`: look at data sets before a long run does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from tadisr.files import write_atomic
+
+from ...settings import Loader, parse_override
+from . import KINDS, SourceError, open_source
+from .report import examine, summarise
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("sources", help="report what data sets hold: counts, sizes, broken files, terms")
+    parser.add_argument("config", nargs="?", type=Path, help="a build's YAML: all sources it names")
+    parser.add_argument("--kind", choices=KINDS, help="instead of a config: one source")
+    parser.add_argument("--path", type=Path, help="where it lies")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for instance split=train")
+    parser.add_argument("--limit", type=int, default=1000, help="look at so many, evenly spaced; 0: at all (1000)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there too")
+    parser.set_defaults(run=run)
+
+
+def named(table: Any) -> Iterator[dict[str, Any]]:
+    """Every table in a config that has a source's kind, wherever it stands: kind, path, name, and the kind's options."""
+    if isinstance(table, dict):
+        if table.get("kind") in KINDS:
+            yield table
+        else:
+            for value in table.values():
+                yield from named(value)
+    elif isinstance(table, list):
+        for value in table:
+            yield from named(value)
+
+
+def asked(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The sources' tables, from the config or the flags. Raises SourceError."""
+    if (arguments.config is None) == (arguments.kind is None):
+        raise SourceError("Name either a config or --kind (and --path).")
+    if arguments.kind is not None:
+        options: dict[str, Any] = {}
+        for option in arguments.option:
+            options |= parse_override(option)
+        return [{"kind": arguments.kind, "path": arguments.path, **options}]
+    if not arguments.config.is_file():
+        raise SourceError(f"There is no config {arguments.config}.")
+    tables = list(named(yaml.load(arguments.config.read_text(), Loader)))
+    if not tables:
+        raise SourceError(f"{arguments.config} names no source: a table with kind: one of {', '.join(KINDS)}.")
+    return tables
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints a report of every source; 1 where something is broken."""
+    reports = []
+    for table in asked(arguments):
+        source = open_source(**table)
+        looks = examine(source, limit=arguments.limit or None, workers=arguments.workers)
+        total = min(arguments.limit, len(source)) if arguments.limit else len(source)
+        report = summarise(source, list(tqdm(looks, source.name, total, leave=False)))
+        reports.append(report)
+        print(report)
+    if arguments.json is not None:
+        text = json.dumps([report.to_dict() for report in reports], indent=1, ensure_ascii=False)
+        write_atomic(arguments.json, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    return int(any(report.broken for report in reports))

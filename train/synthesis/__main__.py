@@ -1,0 +1,27 @@
+"""The steps that make FTSR: `python -m train.synthesis STEP --help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from tadisr.errors import TADiSRError
+
+from ..data.sources import command as sources
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.synthesis", description="Make the FTSR data set.")
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    sources.add_parser(steps)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        return arguments.run(arguments)
+    except TADiSRError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
