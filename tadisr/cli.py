@@ -1,4 +1,4 @@
-"""The command line: `python -m tadisr upscale IN... -o OUT`, `info FILE`, `bench`."""
+"""The command line: `python -m tadisr upscale IN... -o OUT`, `info FILE`, `prompt -o FILE`, `bench`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import adapter, bench, color
+from .commands import prompt
 from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--fidelity", type=float, default=0.0, help="share of the input kept outside the text (default 0)")
     up.add_argument("--blend", choices=list(BLENDS), default="cosine", help="across the overlap (default cosine)")
     up.add_argument("--text-aware", action="store_true", help="lay the seams between tiles where there is least text")
+    up.add_argument("--prompt", type=Path, help="a prompt file instead of the prompt that the adapter carries")
     up.add_argument("--mask", action="store_true", help="write the text mask beside each picture, NAME_mask.png")
     up.set_defaults(run=run_upscale)
 
@@ -57,9 +59,12 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--runs", type=int, default=5, help="measured runs, the median counts (default 5)")
     measure.set_defaults(run=run_bench)
 
+    encode = prompt.add(commands)
+
     for command in (up, measure):
         command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")
         command.add_argument("--base", type=Path, help="folder of the frozen base, for an adapter")
+    for command in (up, measure, encode):
         command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
         command.add_argument(
             "--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16"
@@ -93,7 +98,7 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         text_aware=arguments.text_aware,
     )  # fmt: skip
     device, dtype = placement(arguments)
-    model = load(arguments.model, base=arguments.base, device=device, dtype=dtype)
+    model = load(arguments.model, base=arguments.base, prompt=arguments.prompt, device=device, dtype=dtype)
     failed = 0
     for source, target in (bar := tqdm(jobs, unit="picture", disable=None)):
         bar.set_postfix_str(source.name)

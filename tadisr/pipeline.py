@@ -19,6 +19,7 @@ from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .kolors.base import load_base
 from .model import TADiSR
 from .preview import Preview
+from .prompt import read_prompt, use_prompt
 from .tiling import Tiling, Window, run_tiled
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,14 @@ def load(
     path: str | Path | None = None,
     *,
     base: str | Path | None = None,
+    prompt: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> TADiSR:
     """A model ready to run: the compact one that ships with the pack, or any checkpoint of ours.
 
-    base: the folder of the frozen base, for an adapter. dtype None: float32. Raises CheckpointError.
+    base: the folder of the frozen base, for an adapter. prompt: a prompt file that replaces the one it carries.
+    dtype None: float32. Raises CheckpointError.
     """
     path = COMPACT if path is None else Path(path)
     config = adapter.read_header(path).config
@@ -61,6 +64,8 @@ def load(
         raise CheckpointError(f"{path} stands alone, it is no adapter: leave out the base {base}.")
     model = TADiSR(config) if config.lora is None else load_base(base, config)
     adapter.load_tensors(model, path)
+    if prompt is not None:
+        use_prompt(model, read_prompt(prompt))
     return model.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)
 
 

@@ -1,13 +1,108 @@
-"""The embedding of the fixed prompt, and where its word "text" sits."""
+"""The embedding of the fixed prompt, where its word "text" sits, and the small file that keeps both."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import PromptConfig
+from .errors import CheckpointError
+from .files import write_atomic
+
+FORMAT = "1"
+MARK = "tadisr.prompt.format"  # in the header of a prompt file, and of no other
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedPrompt:
+    """What a text encoder made of a prompt; on the CPU, float32."""
+
+    embedding: Tensor  # (1, tokens, width)
+    pooled: Tensor | None  # (1, pooled) if the base takes one
+    mask: Tensor  # (tokens,) int64, 0: a pad. Kept as a record: Kolors' U-Net attends to the pads as well
+    positions: Tensor  # (P,) int64, of the word's tokens
+    text: str
+    word: str
+    encoder: str = ""  # digests of what made it
+    tokenizer: str = ""
+
+    def save(self, path: str | Path) -> None:
+        """Write the prompt file, whole or not at all."""
+        record = {name: getattr(self, name) for name in ("text", "word", "encoder", "tokenizer")}
+        header = {"format": "pt", MARK: FORMAT, "tadisr.prompt": json.dumps(record, ensure_ascii=False)}
+        write_atomic(Path(path), lambda temporary: save_file(self.tensors(), temporary, header))
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {"embedding": self.embedding, "mask": self.mask, "positions": self.positions}
+        return named if self.pooled is None else named | {"pooled": self.pooled}
+
+    def same(self, other: EncodedPrompt) -> bool:
+        """Whether two prompts are equal to the last bit."""
+        mine, theirs = self.tensors(), other.tensors()
+        return (
+            (self.text, self.word, self.encoder, self.tokenizer)
+            == (other.text, other.word, other.encoder, other.tokenizer)
+            and mine.keys() == theirs.keys()
+            and all(torch.equal(mine[name], theirs[name]) for name in mine)
+        )
+
+
+def read_prompt(path: str | Path) -> EncodedPrompt:
+    """A prompt file. Raises CheckpointError for one that is missing, truncated, foreign or inconsistent."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if MARK not in header:
+                raise CheckpointError(
+                    f"{path} is no prompt file: its header has no {MARK}. Make one with python -m tadisr prompt."
+                )
+            if header[MARK] != FORMAT:
+                raise CheckpointError(
+                    f"{path} has prompt format {header[MARK]}, this version reads {FORMAT}: update the pack."
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): write or copy it again.") from error
+    try:
+        record = json.loads(header["tadisr.prompt"])
+        prompt = EncodedPrompt(**({"pooled": None} | tensors | record))
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is a prompt file this version cannot read: {error}") from error
+    check(prompt, path)
+    return prompt
+
+
+def check(prompt: EncodedPrompt, path: Path) -> None:
+    """Raises CheckpointError unless the tensors fit one another."""
+    tokens = prompt.embedding.shape[1] if prompt.embedding.ndim == 3 else 0
+    sound = (
+        tokens > 0
+        and prompt.embedding.shape[0] == 1
+        and (prompt.pooled is None or (prompt.pooled.ndim == 2 and len(prompt.pooled) == 1))
+        and prompt.mask.shape == (tokens,)
+        and prompt.positions.ndim == 1
+        and len(prompt.positions) > 0
+        and bool(((prompt.positions >= 0) & (prompt.positions < tokens)).all())
+        and bool(prompt.mask[prompt.positions].all())
+    )
+    if not sound:
+        shapes = {name: tuple(tensor.shape) for name, tensor in prompt.tensors().items()}
+        raise CheckpointError(f"{path} does not fit together ({shapes}): encode the prompt again.")
+    if not all(tensor.isfinite().all() for tensor in prompt.tensors().values()):
+        raise CheckpointError(f"{path} has NaN or infinite values: encode the prompt again, in fp32.")
 
 
 class Prompt(nn.Module):
@@ -36,18 +131,59 @@ class Prompt(nn.Module):
         self.register_buffer("pooled", torch.zeros(1, config.pooled) if config.pooled else None)
         self.register_buffer("positions", torch.tensor([config.tokens - 1]))
 
+    def replaced(self, encoded: EncodedPrompt) -> Prompt:
+        """Another prompt in place of this one, where and in what this one is; `config` tells of the new one.
+
+        Raises CheckpointError for one of another width, and where the prompt is part of the weights.
+        """
+        if self.config.learned:
+            raise CheckpointError(
+                "This model's prompt is part of its weights (no text encoder made it): a prompt file cannot replace it, "
+                "leave it out."
+            )
+        pooled = 0 if encoded.pooled is None else encoded.pooled.shape[1]
+        if (encoded.embedding.shape[2], pooled) != (self.config.width, self.config.pooled):
+            raise CheckpointError(
+                f"The prompt file is {encoded.embedding.shape[2]} wide and {pooled} pooled, the model takes "
+                f"{self.config.width} and {self.config.pooled}: encode the prompt with the text encoder of its base."
+            )
+        prompt = Prompt(
+            dataclasses.replace(
+                self.config, text=encoded.text, word=encoded.word, tokens=encoded.embedding.shape[1]
+            )
+        )  # fmt: skip
+        prompt.embedding, prompt.pooled = encoded.embedding, encoded.pooled
+        prompt.positions = encoded.positions
+        return prompt.to(self.embedding.device, self.embedding.dtype)
+
     def word_positions(self, position: int | None) -> Tensor:
         """The word's rows, or the one row that a config names instead."""
         return self.positions if position is None else torch.tensor([position], device=self.positions.device)
 
-    def conditions(self, batch: int, size: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """The arguments by which a denoiser takes the prompt, for a batch of pictures of `size` (height, width)."""
+    def conditions(self, batch: int) -> dict[str, Any]:
+        """The arguments by which a U-Net takes the prompt, for a batch."""
         conditions: dict[str, Any] = {"encoder_hidden_states": self.embedding.expand(batch, -1, -1)}
-        added: dict[str, Tensor] = {}
         if self.pooled is not None:
-            added["text_embeds"] = self.pooled.expand(batch, -1)
-        time_ids = (*size, 0, 0, *size) if self.config.time_ids is None else self.config.time_ids
-        if time_ids:
-            row = torch.tensor([time_ids], device=self.embedding.device, dtype=self.embedding.dtype)
-            added["time_ids"] = row.expand(batch, -1)
-        return conditions | ({"added_cond_kwargs": added} if added else {})
+            time_ids = torch.tensor([self.config.time_ids], device=self.pooled.device, dtype=self.pooled.dtype)
+            conditions["added_cond_kwargs"] = {
+                "text_embeds": self.pooled.expand(batch, -1),
+                "time_ids": time_ids.expand(batch, -1),
+            }
+        return conditions
+
+
+def use_prompt(model: Any, encoded: EncodedPrompt) -> None:
+    """Replace a model's prompt for good; its config tells of the new one, so that saving it keeps it."""
+    model.prompt = model.prompt.replaced(encoded)
+    model.config = dataclasses.replace(model.config, prompt=model.prompt.config)
+
+
+@contextmanager
+def prompted(model: Any, encoded: EncodedPrompt | None) -> Iterator[None]:
+    """Replace a model's prompt for a while; None leaves it."""
+    own = model.prompt
+    model.prompt = own if encoded is None else own.replaced(encoded)
+    try:
+        yield
+    finally:
+        model.prompt = own

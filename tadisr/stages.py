@@ -21,6 +21,7 @@ from .guide import steer
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .model import TADiSR
 from .pipeline import Progress, Upscaled, check
+from .prompt import EncodedPrompt, prompted
 
 T = TypeVar("T")
 
@@ -73,18 +74,25 @@ def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 @torch.inference_mode()
 def denoise(
-    model: TADiSR, samples: Tensor, source: Source | None = None, *, progress: Progress | None = None
+    model: TADiSR,
+    samples: Tensor,
+    source: Source | None = None,
+    *,
+    prompt: EncodedPrompt | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Attention]:
     """Eq. 1 on any latent of the model's VAE -> samples of the same shape, and what the layers heard.
 
-    source: what `encode` gave; the latent may since have been changed by others. Raises ImageError for a latent of
-    another VAE, and for one whose picture cannot be told any more.
+    source: what `encode` gave; the latent may since have been changed by others. prompt: another one for this time.
+    Raises ImageError for a latent of another VAE, and for one whose picture cannot be told any more; CheckpointError
+    for a prompt of another base.
     """
     check_latent(model, samples)
     if source is not None:
         rows = match(source.latent, samples)
         source = None if rows is None else pick(model, source, rows, samples)
-    done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
+    with prompted(model, prompt):
+        done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
     latent = torch.cat([z for z, _ in done])
     responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
     padded = pixels(model, samples)
