@@ -10,6 +10,8 @@ from .composite import TADiSRTextComposite
 from .decode import TADiSRJointDecode
 from .denoise import TADiSRDenoise
 from .encode import TADiSREncode
+from .encode_prompt import TADiSREncodePrompt
+from .load_prompt import TADiSRLoadPrompt
 from .loader import TADiSRLoader
 from .read_text import TADiSRReadText
 from .text_attention import TADiSRTextAttention
@@ -22,7 +24,7 @@ bridge.register_model_folder()
 class TADiSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            TADiSRLoader, TADiSRTiling, TADiSRUpscale,
+            TADiSRLoader, TADiSRTiling, TADiSRUpscale, TADiSREncodePrompt, TADiSRLoadPrompt,
             TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
             TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
         ]  # fmt: skip

@@ -28,6 +28,7 @@ log = logging.getLogger("tadisr")
 InputT = TypeVar("InputT", bound=io.Input)
 
 Model = io.Custom("TADISR_MODEL")
+Prompt = io.Custom("TADISR_PROMPT")
 Attention = io.Custom("TADISR_ATTENTION")
 Tiles = io.Custom("TADISR_TILING")
 CATEGORY = "TADiSR"
@@ -64,7 +65,10 @@ def register_model_folder() -> None:
 
 
 def model_names() -> list[str]:
-    return [BUILT_IN, *folder_paths.get_filename_list(FOLDER)]
+    """Models only: prompt files lie in the same folder. A broken file is listed, and told of when it is loaded."""
+    from .prompt_files import holds_prompt  # which imports this module
+
+    return [BUILT_IN, *(name for name in folder_paths.get_filename_list(FOLDER) if not holds_prompt(name))]
 
 
 def model_path(name: str) -> Path:

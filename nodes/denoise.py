@@ -8,6 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..tadisr import stages
+from ..tadisr.prompt import EncodedPrompt
 from . import bridge
 
 
@@ -26,6 +27,12 @@ class TADiSRDenoise(io.ComfyNode):
                     tooltip="From TADiSR Encode, or any latent of the model's VAE: VAE Encode, a KSampler, a latent node.",
                 ),
                 bridge.Model.Input("model", tooltip="The same model as in TADiSR Encode."),
+                bridge.Prompt.Input(
+                    "prompt",
+                    optional=True,
+                    tooltip="Another prompt than the one that the adapter carries: TADiSR Encode Prompt, Load TADiSR Prompt. "
+                    "Not for the compact model, whose prompt is part of its weights.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("denoised", display_name="latent", tooltip="z_H, for TADiSR Joint Decode."),
@@ -39,12 +46,13 @@ class TADiSRDenoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], model: ModelPatcher) -> io.NodeOutput:
+    def execute(cls, latent: dict[str, Any], model: ModelPatcher, prompt: EncodedPrompt | None = None) -> io.NodeOutput:
         with bridge.in_memory(model, pixels=bridge.pixels_of(model, latent)) as network:
             samples, attention = stages.denoise(
                 network,
                 latent["samples"].cpu(),
                 bridge.source_of(latent),
+                prompt=prompt,
                 progress=bridge.Progress(cls.hidden.unique_id),
             )
         return io.NodeOutput({**latent, "samples": bridge.to_host(samples)}, attention)

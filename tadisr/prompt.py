@@ -36,10 +36,14 @@ class EncodedPrompt:
     encoder: str = ""  # digests of what made it
     tokenizer: str = ""
 
+    @property
+    def record(self) -> dict[str, str]:
+        """What was encoded, and by what."""
+        return {name: getattr(self, name) for name in ("text", "word", "encoder", "tokenizer")}
+
     def save(self, path: str | Path) -> None:
         """Write the prompt file, whole or not at all."""
-        record = {name: getattr(self, name) for name in ("text", "word", "encoder", "tokenizer")}
-        header = {"format": "pt", MARK: FORMAT, "tadisr.prompt": json.dumps(record, ensure_ascii=False)}
+        header = {"format": "pt", MARK: FORMAT, "tadisr.prompt": json.dumps(self.record, ensure_ascii=False)}
         write_atomic(Path(path), lambda temporary: save_file(self.tensors(), temporary, header))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -50,11 +54,19 @@ class EncodedPrompt:
         """Whether two prompts are equal to the last bit."""
         mine, theirs = self.tensors(), other.tensors()
         return (
-            (self.text, self.word, self.encoder, self.tokenizer)
-            == (other.text, other.word, other.encoder, other.tokenizer)
+            self.record == other.record
             and mine.keys() == theirs.keys()
             and all(torch.equal(mine[name], theirs[name]) for name in mine)
         )
+
+
+def is_prompt(path: str | Path) -> bool:
+    """Whether a file is a prompt file, by its header alone; False for one that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return MARK in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_prompt(path: str | Path) -> EncodedPrompt:
@@ -160,17 +172,16 @@ class Prompt(nn.Module):
         """The word's rows, or the one row that a config names instead."""
         return self.positions if position is None else torch.tensor([position], device=self.positions.device)
 
-    def conditions(self, batch: int, size: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """The arguments by which a denoiser takes the prompt, for a batch of pictures of `size` (height, width)."""
+    def conditions(self, batch: int) -> dict[str, Any]:
+        """The arguments by which a U-Net takes the prompt, for a batch."""
         conditions: dict[str, Any] = {"encoder_hidden_states": self.embedding.expand(batch, -1, -1)}
-        added: dict[str, Tensor] = {}
         if self.pooled is not None:
-            added["text_embeds"] = self.pooled.expand(batch, -1)
-        time_ids = (*size, 0, 0, *size) if self.config.time_ids is None else self.config.time_ids
-        if time_ids:
-            row = torch.tensor([time_ids], device=self.embedding.device, dtype=self.embedding.dtype)
-            added["time_ids"] = row.expand(batch, -1)
-        return conditions | ({"added_cond_kwargs": added} if added else {})
+            time_ids = torch.tensor([self.config.time_ids], device=self.pooled.device, dtype=self.pooled.dtype)
+            conditions["added_cond_kwargs"] = {
+                "text_embeds": self.pooled.expand(batch, -1),
+                "time_ids": time_ids.expand(batch, -1),
+            }
+        return conditions
 
 
 def use_prompt(model: Any, encoded: EncodedPrompt) -> None:

@@ -26,7 +26,7 @@ from tadisr.config import PromptConfig
 from tadisr.errors import CheckpointError, ConfigError, TADiSRError
 from tadisr.kolors import chatglm
 from tadisr.kolors.chatglm import encode_prompt
-from tadisr.kolors.glm_weights import CHATGLM3, open_weights, unpack
+from tadisr.kolors.glm_weights import CHATGLM3, is_encoder, open_weights, unpack
 
 TEXT = PromptConfig.text
 
@@ -293,7 +293,7 @@ def test_broken_pickles(glm: Any, vocabulary: Path, tmp_path: Path) -> None:
 def test_foreign_and_half_files(glm: Any, vocabulary: Path, tmp_path: Path) -> None:
     path = tmp_path / "llama.safetensors"
     save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, path)
-    with pytest.raises(CheckpointError, match=r"is not ChatGLM3: it lacks embedding\.word_embeddings\.weight"):
+    with pytest.raises(CheckpointError, match=r"is not a whole ChatGLM3: it lacks embedding\.word_embeddings\.weight"):
         encode_prompt(path, tokenizer=vocabulary)
     state = state_of(glm)
     state.pop("encoder.layers.1.mlp.dense_4h_to_h.weight")
@@ -307,6 +307,15 @@ def test_foreign_and_half_files(glm: Any, vocabulary: Path, tmp_path: Path) -> N
         encode_prompt(path, tokenizer=vocabulary)
     with pytest.raises(CheckpointError, match="There is no file"):
         encode_prompt(tmp_path / "nothing.safetensors")
+
+
+def test_an_encoder_is_told_by_its_table(kolors: Path, glm: Any, vocabulary: Path, tmp_path: Path) -> None:
+    part = kolors / "text_encoder"
+    assert is_encoder(part) and is_encoder(write_kolors(tmp_path, glm, vocabulary) / "text_encoder")
+    assert all(is_encoder(write_single(tmp_path / f"{bits}.safetensors", glm, bits)) for bits in (16, 8, 4))
+    assert not is_encoder(kolors) and not is_encoder(kolors / "tokenizer") and not is_encoder(vocabulary)
+    assert not any(is_encoder(shard) for shard in part.glob("*.safetensors"))
+    assert not is_encoder(tmp_path / "nothing")
 
 
 def test_overflow_is_told(glm: Any, vocabulary: Path, tmp_path: Path) -> None:

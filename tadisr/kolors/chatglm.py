@@ -70,8 +70,14 @@ def encode_prompt(
         raise CheckpointError(f"{weights.source} gave NaN or infinite values in {dtype}: encode in fp32 instead.")
     return EncodedPrompt(
         embedding=embedding.contiguous(), pooled=pooled.contiguous(), mask=mask[0], positions=torch.tensor(positions),
-        text=text, word=word, encoder=weights.digest(), tokenizer=hashlib.sha256(vocabulary.read_bytes()).hexdigest(),
+        **record_of(weights, vocabulary, text, word),
     )  # fmt: skip
+
+
+def record_of(weights: Weights, vocabulary: Path, text: str, word: str) -> dict[str, str]:
+    """What makes a prompt what it is; an `EncodedPrompt.record` equal to it need not be made again."""
+    tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+    return {"text": text, "word": word, "encoder": weights.digest(), "tokenizer": tokenizer}
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,12 @@ TOLD = (*CHATGLM3, "num_layers", "padded_vocab_size", "hidden_size", "ffn_hidden
 PREFIX = "transformer."  # of the chat model's own files
 EMBEDDING = "embedding.word_embeddings.weight"
 ATTENTION, FEED = "encoder.layers.0.self_attention.", "encoder.layers.0.mlp."
-MARKS = (EMBEDDING, f"{ATTENTION}query_key_value.weight", f"{ATTENTION}dense.weight", f"{FEED}dense_h_to_4h.weight")
+MARKS = (  # in every whole encoder, and no shard of one has them all
+    EMBEDDING, f"{ATTENTION}query_key_value.weight", f"{ATTENTION}dense.weight", f"{FEED}dense_h_to_4h.weight",
+    "encoder.final_layernorm.weight",
+)  # fmt: skip
 SCALE = "_scale"
+LARGEST_HEADER = 1 << 18  # bytes; ChatGLM3's is 40 KB
 INDEXES = (
     "model.safetensors.index.fp16.json", "model.safetensors.index.json",
     "pytorch_model.bin.index.fp16.json", "pytorch_model.bin.index.json",
@@ -132,14 +136,29 @@ def open_weights(source: str | Path) -> Weights:
     lacking = [name for name in MARKS if name not in entries]
     if lacking:
         raise CheckpointError(
-            f"{source} is not ChatGLM3: it lacks {lacking[0]}. Kolors needs its own text encoder, no other will do."
+            f"{source} is not a whole ChatGLM3: it lacks {lacking[0]}. Kolors needs its own text encoder, no other will do."
         )
     return Weights(source, entries, config)
 
 
-def is_chatglm(names: Container[str]) -> bool:
-    """Whether a table of tensors is ChatGLM's, with or without the chat model's prefix."""
-    return all(name in names or PREFIX + name in names for name in MARKS)
+def is_encoder(path: Path) -> bool:
+    """Whether a file or folder is a ChatGLM3 by what its header or index names; cheap, nothing else is read."""
+    try:
+        if path.is_dir():
+            index = next((path / name for name in INDEXES if (path / name).is_file()), None)
+            names = {} if index is None else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        else:
+            names = header(path)
+        return all(name in names or PREFIX + name in names for name in MARKS)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header as it stands; one far larger than ChatGLM's is not read. Raises OSError, ValueError."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(size)) if size < LARGEST_HEADER else {}
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
