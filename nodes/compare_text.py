@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import mean
-
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -58,18 +56,25 @@ class TADiSRCompareText(io.ComfyNode):
             boxes = [pair.before.box for pair in pairs]
             pictures.append(marks.draw_boxes(second, boxes, [marks.RED if c else marks.GREEN for c in changed]))
             masks.append(marks.box_mask([box for box, c in zip(boxes, changed, strict=True) if c], size))
-            scores += [mean(pair.ratio for pair in pairs)] if pairs else []
-            found = f"OCR-A {scores[-1]:.3f}, {sum(changed)} of {len(pairs)} lines changed" if pairs else "no text"
+            scores.append(score := ocr.score(pairs))
+            found = "no text" if score is None else f"{say(score)}, {sum(changed)} of {len(pairs)} lines changed"
             report += [f"Picture {i + 1}: {found}", *(describe(number, pair) for number, pair in enumerate(pairs, 1))]
             move(i + 1, len(after))
-        score = mean(scores) if scores else 1.0
-        report = [f"OCR-A {score:.3f} ({reader.name}, {len(scores)} pictures with text)", *report]
+        total = ocr.total(scores)
+        head = "No text" if total is None else f"{say(total)}, {total.pictures} pictures with text"
         return io.NodeOutput(
-            score, "\n".join(report), bridge.to_comfy(torch.cat(pictures)), bridge.to_mask(torch.cat(masks))
+            1.0 if total is None else total.ocr_a,
+            "\n".join([f"{head} ({reader.label})", *report]),
+            bridge.to_comfy(torch.cat(pictures)),
+            bridge.to_mask(torch.cat(masks)),
         )
+
+
+def say(score: ocr.Score) -> str:
+    return f"OCR-A {score.ocr_a:.3f} (strict {score.strict:.3f})"
 
 
 def describe(number: int, pair: ocr.Pair) -> str:
     if pair.ratio == 1:
         return f"{number:4d}  1.000  {pair.before.text}"
-    return f"{number:4d}  {pair.ratio:.3f}  {pair.before.text}  ->  {pair.after.text}"
+    return f"{number:4d}  {pair.ocr_a:.3f}  {pair.before.text}  ->  {pair.after.text}"

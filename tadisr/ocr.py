@@ -5,13 +5,16 @@ rapidocr carries its models in its wheel; paddleocr, the paper's engine, takes t
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,21 @@ class Reader(ABC):
     """PP-OCR. Lines are recognised one at a time: in a batch a line's text depends on its neighbours' padding."""
 
     name: str
+    files: tuple[Path, ...]  # the models it reads with
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the models, their names left out: two readers with one digest have the same weights."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def label(self) -> str:
+        """Engine, version, models and the start of their digest, as a table of scores has to say."""
+        models = dict.fromkeys(path.stem if path.stem != "inference" else path.parent.name for path in self.files)
+        return f"{self.name} {version(self.name)} ({' + '.join(models)}, {self.digest[:12]})"
 
     @abstractmethod
     def detect(self, pixels: Pixels) -> list[Box]:
@@ -95,6 +113,11 @@ class RapidReader(Reader):
 
         self.engine = RapidOCR(params={"Global.log_level": "error", "Global.text_score": 0.0})
         logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+        blank = np.full((64, 64, 3), 255, np.uint8)
+        self.engine(blank, use_det=True, use_cls=False, use_rec=True)  # loads them
+        self.recognize(blank)
+        stages: tuple[Any, Any] = (self.engine.text_det, self.engine.text_rec)
+        self.files = tuple(Path(stage.session.session._model_path) for stage in stages)
 
     def detect(self, pixels: Pixels) -> list[Box]:
         result: Any = self.engine(pixels, use_det=True, use_cls=False, use_rec=False)
@@ -106,6 +129,10 @@ class RapidReader(Reader):
         return (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
 
 
+# As PaddleOCR's own pipeline has it; the bare model would shrink a picture to 960 pixels and lose its small print.
+DETECTION = {"limit_side_len": 64, "limit_type": "min", "thresh": 0.3, "box_thresh": 0.6, "unclip_ratio": 1.5}
+
+
 class PaddleReader(Reader):
     name = "paddleocr"
 
@@ -114,7 +141,10 @@ class PaddleReader(Reader):
         from paddleocr import TextDetection, TextRecognition  # pyright: ignore[reportMissingImports]
 
         detector, recognizer = find_models([folder for folder in (models, paddle_cache()) if folder is not None])
-        self.detector = TextDetection(model_name=detector.name, model_dir=str(detector), **backend(detector))
+        self.files = tuple(file for folder in (detector, recognizer) for file in sorted(folder.glob("inference.*")))
+        self.detector = TextDetection(
+            model_name=detector.name, model_dir=str(detector), **DETECTION, **backend(detector)
+        )
         self.recognizer = TextRecognition(model_name=recognizer.name, model_dir=str(recognizer), **backend(recognizer))
 
     def detect(self, pixels: Pixels) -> list[Box]:
@@ -187,10 +217,11 @@ def _reader(engine: str, models: Path | None, on_disk: tuple[str, ...]) -> Reade
 
 
 def ratio(first: str, second: str, *, substitution: int = 2) -> float:
-    """(len1 + len2 - dist) / (len1 + len2), the paper's OCR-A of one line; two empty strings are equal.
+    """(len1 + len2 - dist) / (len1 + len2) of two lines; two empty strings are equal.
 
-    A substitution counts 2, as the common Levenshtein ratio has it, so that two unlike strings get 0; with 1, plain
-    Levenshtein distance, they get 0.5.
+    substitution 1, plain Levenshtein distance, is the paper's OCR-A, in which two unlike strings of one length still
+    get 0.5. With 2, as the ratio of common libraries has it, they get 0: the strict ratio.
+    Raises TADiSRError where rapidfuzz is not installed.
     """
     try:
         from rapidfuzz.distance import Levenshtein
@@ -208,15 +239,67 @@ class Pair:
     after: Line
 
     @property
+    def ocr_a(self) -> float:
+        """The paper's ratio, a substitution counting 1."""
+        return ratio(self.before.text, self.after.text, substitution=1)
+
+    @property
     def ratio(self) -> float:
+        """The strict ratio, a substitution counting 2."""
         return ratio(self.before.text, self.after.text)
+
+
+def reference(image: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Line]:
+    """The lines of a reference picture (1, 3, H, W) that count: read with confidence `minimum`, and not empty."""
+    return [line for line in engine.read(image) if line.score >= minimum and line.text.strip()]
+
+
+def reread(lines: Sequence[Line], image: Tensor, engine: Reader) -> list[Pair]:
+    """The boxes of a reference's lines, read in another picture (1, 3, H, W) of its size."""
+    again = engine.read_boxes(image, [line.box for line in lines])
+    return [Pair(first, second) for first, second in zip(lines, again, strict=True)]
 
 
 def compare(before: Tensor, after: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Pair]:
     """The lines that are read in `before` with confidence `minimum`, and the same boxes read in `after`.
 
-    Both (1, 3, H, W). OCR-A of the picture is the mean of the pairs' ratios.
+    Both (1, 3, H, W), of one size.
     """
-    lines = [line for line in engine.read(before) if line.score >= minimum and line.text.strip()]
-    again = engine.read_boxes(after, [line.box for line in lines])
-    return [Pair(first, second) for first, second in zip(lines, again, strict=True)]
+    return reread(reference(before, engine, minimum=minimum), after, engine)
+
+
+@dataclass(frozen=True)
+class Score:
+    """OCR-A of pictures. The node and train.evaluate both count by this class."""
+
+    ocr_a: float  # the paper's: plain Levenshtein distance
+    strict: float  # a substitution counting 2
+    exact: float  # the share of lines that read the same, letter for letter
+    lines: int
+    pictures: int = 1  # those with text
+
+
+def score(pairs: Sequence[Pair]) -> Score | None:
+    """One picture's score: the mean over its lines. None for a picture without text."""
+    if not pairs:
+        return None
+    return Score(
+        ocr_a=mean(pair.ocr_a for pair in pairs),
+        strict=mean(pair.ratio for pair in pairs),
+        exact=mean(float(pair.before.text == pair.after.text) for pair in pairs),
+        lines=len(pairs),
+    )
+
+
+def total(scores: Sequence[Score | None]) -> Score | None:
+    """The mean over the pictures with text, every picture counting the same. None where there are none."""
+    found = [one for one in scores if one is not None]
+    if not found:
+        return None
+    return Score(
+        ocr_a=mean(one.ocr_a for one in found),
+        strict=mean(one.strict for one in found),
+        exact=mean(one.exact for one in found),
+        lines=sum(one.lines for one in found),
+        pictures=len(found),
+    )

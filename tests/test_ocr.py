@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -78,6 +79,34 @@ def test_compare_finds_the_changed_line_and_marks_it(rapid: ocr.Reader) -> None:
     mask = marks.box_mask(boxes[1:], (200, 420))
     assert mask.shape == (1, 1, 200, 420) and mask[..., :60, :].sum() == 0 and mask[..., 70:120, 24:100].mean() > 0.5
     assert ocr.compare(torch.ones(1, 3, 32, 32), after[..., :32, :32], rapid) == []
+
+
+def line(text: str) -> ocr.Line:
+    return ocr.Line(text, 0.9, np.zeros((4, 2), np.float32))
+
+
+def test_ocr_a_by_hand() -> None:
+    """kitten, sitting: distance 3, so (6 + 7 - 3) / 13; strict 5, as its two substitutions count twice."""
+    one = ocr.score([ocr.Pair(line("sitting"), line("kitten")), ocr.Pair(line("same"), line("same"))])
+    assert (
+        one is not None
+        and one.ocr_a == pytest.approx((10 / 13 + 1) / 2)
+        and one.strict == pytest.approx((8 / 13 + 1) / 2)
+    )
+    assert (one.exact, one.lines, one.pictures) == (0.5, 2, 1)
+    gone = ocr.score([ocr.Pair(line("ab"), line("cd"))])
+    assert gone is not None and (gone.ocr_a, gone.strict) == (0.5, 0)
+    both = ocr.total([one, None, gone])  # a picture of two lines counts as much as one of one
+    assert both is not None and both.ocr_a == pytest.approx((one.ocr_a + 0.5) / 2)
+    assert (both.lines, both.pictures, both.exact) == (3, 2, 0.25)
+    assert ocr.score([]) is None and ocr.total([None]) is None
+
+
+def test_a_reader_says_which_models_it_has(rapid: ocr.Reader) -> None:
+    assert all(path.is_file() for path in rapid.files) and len(rapid.files) == 2
+    detector, recognizer = (hashlib.sha256(path.read_bytes()).digest() for path in rapid.files)
+    assert rapid.digest == hashlib.sha256(detector + recognizer).hexdigest()
+    assert rapid.label.startswith("rapidocr ") and "_det_" in rapid.label and rapid.digest[:12] in rapid.label
 
 
 def test_the_sample_is_read(rapid: ocr.Reader) -> None:
