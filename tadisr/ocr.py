@@ -251,7 +251,11 @@ class Pair:
 
 def reference(image: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Line]:
     """The lines of a reference picture (1, 3, H, W) that count: read with confidence `minimum`, and not empty."""
-    return [line for line in engine.read(image) if line.score >= minimum and line.text.strip()]
+    return countable(engine.read(image), minimum=minimum)
+
+
+def countable(lines: Sequence[Line], *, minimum: float) -> list[Line]:
+    return [line for line in lines if line.score >= minimum and line.text.strip()]
 
 
 def reread(lines: Sequence[Line], image: Tensor, engine: Reader) -> list[Pair]:

@@ -76,6 +76,7 @@ def upscale(
     *,
     scale: float = SCALE,
     tiling: Tiling = DEFAULT_TILING,
+    enlarged: Tensor | None = None,
     guide: Tensor | None = None,
     fidelity: float = 0.0,
     color_fix: str = "off",
@@ -86,7 +87,8 @@ def upscale(
     """Upscale a batch of pictures tile by tile.
 
     image: (B, C, h, w) in [0, 1], what lies outside is clamped; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA).
-    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. guide (B or 1, 1, h', w') in [0, 1]:
+    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. enlarged (B, 3, 4h, 4w): the picture
+    already brought to that size, fed as it is instead of a bicubic enlargement. guide (B or 1, 1, h', w') in [0, 1]:
     an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
     stays as it was, only enlarged. color_fix: off, adain or wavelet, against the input. progress(done, total) counts
     tiles after every batch of them; raise inside it to cancel. preview: gets a small (1, 3, h", w") of what is done so
@@ -102,10 +104,14 @@ def upscale(
     colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
     if guide is not None:
         guide = resize(guide.float().cpu().clamp(0, 1), full).expand(len(image), -1, -1, -1)
+    if enlarged is not None and enlarged.shape != (len(image), 3, *full):
+        raise ImageError(f"The enlarged picture has shape {tuple(enlarged.shape)}, expected {(len(image), 3, *full)}.")
 
     small = Preview(colors)
 
     def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
+        if enlarged is not None:
+            tiles = torch.cat([cut(enlarged, window, tiles) for window in windows])
         guides = None if guide is None else torch.cat([cut(guide, window, tiles) for window in windows])
         pictures, masks = run_tile(model, tiles, device, guides)
         if preview is not None:
@@ -129,7 +135,7 @@ def upscale(
 
 
 def cut(whole: Tensor, window: Window, tiles: Tensor) -> Tensor:
-    """The window of the tiles' size out of (B, 1, 4h, 4w) -> (1, 1, H, W)."""
+    """The window of the tiles' size out of (B, C, 4h, 4w) -> (1, C, H, W)."""
     i, top, left = window
     y, x = top * SCALE, left * SCALE
     return whole[i : i + 1, :, y : y + tiles.shape[2], x : x + tiles.shape[3]]

@@ -1,0 +1,377 @@
+"""The judge: every metric of the paper and more, for models, baselines and folders of results, side by side.
+
+    python -m train.evaluate --data FTSR --model full=runs/full/model.safetensors --base Kolors --baseline bicubic -o report
+
+writes report.json, report.md, report.tex, report.html, pictures.csv, lines.csv and the pictures made. docs/evaluation.md says
+what every figure is. What is done is kept: the same command again computes only what is new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tadisr import COMPACT, ocr
+from tadisr.cli import placement
+from tadisr.errors import ConfigError, TADiSRError
+from tadisr.files import write_atomic
+from tadisr.ocr import Reader
+from tadisr.pipeline import DTYPES
+from tadisr.tiling import Tiling
+
+from .data.pairs import Pairs, open_pairs
+from .judge import backbones, methods, page, paper, rows, tables
+from .judge.backbones import Missing
+from .judge.bootstrap import draws
+from .judge.lines import BUCKETS
+from .judge.methods import Method
+from .judge.record import Judge, Judged
+
+log = logging.getLogger("train.evaluate")
+
+FORMAT = "1"
+CONVENTIONS = {
+    "psnr": "RGB in 8 bits, all channels in one mean, peak 255, nothing cropped, 100 dB at most; mean over pictures",
+    "ssim": "RGB, 11x11 Gaussian of sigma 1.5 where it fits wholly, K1 0.01, K2 0.03; mean over channels, then pictures",
+    "psnr_y, ssim_y": "the same of BT.601 luma in video range (16 to 235)",
+    "lpips": "version 0.1 on whole pictures, mean over pictures",
+    "fid": "of whole pictures by the TTUR Inception's 2048 pooled features; no mean over pictures, so without interval",
+    "ocr_a": "the paper's: lines the reader finds in the HR picture with enough confidence, the same boxes read in the "
+    "result one at a time, (len1 + len2 - dist) / (len1 + len2) with plain Levenshtein distance; mean over a picture's "
+    "lines, then over pictures with text",
+    "ocr_a_strict": "the same with a substitution counting 2, as the ratio of common libraries has it",
+    "line_match": "the share of those lines that read letter for letter the same",
+    "*_label": "the same three against what humans read, in their boxes",
+    "mask_iou, mask_f1": "of the text mask at one half, all pictures' pixels in one sum",
+    "seconds": "median a picture, as measured when it was made",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a report is made with, beside the pictures and the methods."""
+
+    out: Path
+    data_name: str | None = None
+    draws: int = 1000
+    seed: int = 0
+    beside: tuple[Path, ...] = ()
+
+
+def evaluate(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], settings: Settings) -> dict[str, Any]:
+    """Judge every picture of every method, write the report into `settings.out`, and return report.json's content."""
+    if not chosen:
+        raise ConfigError("There is nothing to judge: give a model, a baseline or results.")
+    check_names(chosen)
+    everything: dict[str, list[Judged]] = {}
+    for method in chosen:
+        bar = tqdm(pairs, desc=method.name, unit="picture", disable=None)
+        everything[method.name] = [judged_by.judge(pair, method) for pair in bar]
+    lpips, inception = (
+        metric if isinstance(metric, Missing) else None for metric in (judged_by.lpips, judged_by.inception)
+    )
+    degradations, explained = degradation_of(pairs, judged_by)
+    context = rows.Context(
+        engines=tuple(reader.label for reader in judged_by.readers),
+        drawn=draws(len(pairs), settings.draws, settings.seed),
+        lpips=lpips,
+        inception=inception,
+        hr_features=None if inception else np.stack([judged_by.hr_features(pair) for pair in pairs]),
+        degradations=degradations,
+    )
+    first = everything[chosen[0].name]
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "data": {
+            "name": settings.data_name or paper.DATA_SETS.get(pairs.layout, pairs.folder.resolve().name),
+            "folder": str(pairs.folder),
+            "layout": pairs.layout,
+            "split": pairs.split,
+            "pictures": len(pairs),
+            "degradation": explained,
+        },
+        "engines": list(context.engines),
+        "minimum_confidence": judged_by.minimum,
+        "bootstrap": {"draws": settings.draws, "seed": settings.seed},
+        "conventions": CONVENTIONS,
+        "notes": notes(pairs, judged_by),
+        "rows": [rows.row(method, everything[method.name], first, context) for method in chosen],
+    }
+    write(report, everything, pairs, judged_by, chosen, settings)
+    return report
+
+
+def check_names(chosen: Sequence[Method]) -> None:
+    for method in chosen:
+        if not re.fullmatch(r"[^./\\][^/\\]*", method.name) or method.name in ("HR", "input"):
+            raise ConfigError(
+                f"{method.name!r} cannot be a method's name: it becomes a folder's. Give another, NAME=..."
+            )
+        if sum(other.name == method.name for other in chosen) > 1:
+            raise ConfigError(f"Two methods are called {method.name}: give one of them another name, NAME=...")
+
+
+def degradation_of(pairs: Pairs, judge: Judge) -> tuple[tuple[str, ...], str]:
+    """A word for how bad each LR picture is, and where it is from: degradation.json ({name: word}), or thirds by PSNR."""
+    file = pairs.folder / "degradation.json"
+    if file.is_file():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        words = {Path(name).with_suffix("").as_posix() if Path(name).suffix else name: w for name, w in known.items()}
+        missing = [pair.key for pair in pairs if not isinstance(words.get(pair.key), str)]
+        if missing:
+            raise ConfigError(f"{file} says nothing of {missing[0]} ({len(missing)} such): expected a word for each.")
+        return tuple(words[pair.key] for pair in pairs), "As degradation.json says."
+    values = np.array([judge.input_psnr(pair) for pair in pairs])
+    if len(values) < 3:
+        return ("all",) * len(values), "Too few pictures to tell them apart."
+    low, high = np.percentile(values, [100 / 3, 200 / 3])
+    words = (f"1 hardest third, under {low:.1f} dB", "2 middle third", f"3 easiest third, from {high:.1f} dB")
+    explained = "Thirds by the PSNR of what the network is fed, the plain bicubic enlargement, against HR."
+    return tuple(words[int(value >= low) + int(value >= high)] for value in values), explained
+
+
+def notes(pairs: Pairs, judge: Judge) -> list[str]:
+    found = []
+    for name, metric in (("LPIPS", judge.lpips), ("FID", judge.inception)):
+        if isinstance(metric, Missing):
+            found.append(f"{name} needs {metric.file}, which is not there; put it in its place and run the same again.")
+        else:
+            found.append(f"{name}: {metric.key}.")
+    if not isinstance(judge.inception, Missing) and len(pairs) < 2048:
+        found.append(
+            f"A FID of {len(pairs)} pictures is far above that of many: compare only FIDs of the same pictures."
+        )
+    return found
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def write(
+    report: dict[str, Any],
+    everything: dict[str, list[Judged]],
+    pairs: Pairs,
+    judge: Judge,
+    chosen: Sequence[Method],
+    settings: Settings,
+) -> None:
+    beside = [read_report(path) for path in settings.beside]
+    built = tables.tables(report, beside)
+    head = f"# {report['data']['name']}\n\n"
+    listed = "".join(f"- {note}\n" for note in report["notes"])
+    says = "".join(f"- `{name}`: {text}\n" for name, text in CONVENTIONS.items())
+    whole = head + "\n".join(map(tables.markdown, built)) + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
+    _write(settings.out / "report.md", whole)
+    _write(settings.out / "report.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(tables.latex, built)))
+    _write(settings.out / "pictures.csv", pictures_csv(everything, report["engines"]))
+    _write(settings.out / "lines.csv", lines_csv(everything, report["engines"]))
+    _write(settings.out / "report.html", page.render(report, built, everything, pairs, judge, chosen, settings.out))
+    _write(settings.out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """report.json of a folder. Raises ConfigError."""
+    file = path / "report.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ConfigError(f"There is no report {file}.")
+    report = json.loads(file.read_text(encoding="utf-8"))
+    if report.get("format") != FORMAT:
+        raise ConfigError(f"{file} has format {report.get('format')!r}, expected {FORMAT!r}: make it anew.")
+    return report
+
+
+def pictures_csv(everything: dict[str, list[Judged]], engines: Sequence[str]) -> str:
+    """One row a picture and method."""
+    names = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "seconds")
+    table = [
+        ["method", "picture", *names, *(f"{m} {e}" for e in engines for m in ("ocr_a", "strict", "exact", "lines"))]
+    ]
+    for method, judged in everything.items():
+        for one in judged:
+            scores = [ocr.score(one.lines[engine]) for engine in engines]
+            read = [[s.ocr_a, s.strict, s.exact, s.lines] if s else ["", "", "", 0] for s in scores]
+            values = [one.values.get(name) for name in names]
+            table.append([method, one.key, *map(_text, values), *(_text(value) for part in read for value in part)])
+    return _csv(table)
+
+
+def lines_csv(everything: dict[str, list[Judged]], engines: Sequence[str]) -> str:
+    """One row a line and method."""
+    table = [["method", "picture", "engine", "line", *BUCKETS, "hr", "read", "ocr_a", "strict"]]
+    for method, judged in everything.items():
+        for one in judged:
+            for engine in engines:
+                for number, pair in enumerate(one.lines[engine], 1):
+                    kinds = [classify(pair.before) for classify, _ in BUCKETS.values()]
+                    texts = [pair.before.text, pair.after.text, _text(pair.ocr_a), _text(pair.ratio)]
+                    table.append([method, one.key, engine, str(number), *kinds, *texts])
+    return _csv(table)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _csv(table: list[list[str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(table)
+    return buffer.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m train.evaluate", description="Judge models, baselines and results on pairs of pictures."
+    )
+    top.add_argument("--data", required=True, type=Path, help="a folder of FTSR, Real-CE, or with hr/ and lr/")
+    top.add_argument("-o", "--out", required=True, type=Path, metavar="REPORT", help="folder of the report")
+    top.add_argument(
+        "--split",
+        default="auto",
+        choices=("auto", "all", "train", "test"),
+        help="which part of the data (default: its test part where it has one, else all)",
+    )
+    top.add_argument("--limit", type=int, help="only so many pictures, evenly spread")
+    top.add_argument(
+        "--data-name", metavar="NAME", help="of the data in the tables: FTSR-TE and Real-CE-val are the paper's"
+    )
+    top.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a checkpoint of ours, any number (default: the compact model; `none`: no model)",
+    )
+    top.add_argument("--base", type=Path, help="folder of the frozen base, for adapters")
+    top.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        metavar="bicubic|lanczos|[NAME=]esrgan:FILE",
+        help="a plain enlargement, or any network that spandrel can load; any number",
+    )
+    top.add_argument(
+        "--results",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="a folder of finished pictures, named as the HR pictures; any number",
+    )
+    top.add_argument("--first", metavar="NAME", help="the method others are compared with (default: the first)")
+    top.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="paddleocr|rapidocr[:MODELS]",
+        help="who reads, with its folder of models; any number, the first counts (default: auto; `none`)",
+    )
+    top.add_argument("--min-confidence", type=float, default=0.8, help="of an HR picture's line to count (default 0.8)")
+    top.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS's backbone (default alex)")
+    top.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    top.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16")
+    top.add_argument("--tile", type=int, default=768, help="tile side in pixels of the 4x picture (default 768)")
+    top.add_argument("--overlap", type=int, default=256, help="pixels two tiles share (default 256)")
+    top.add_argument("--bootstrap", type=int, default=1000, metavar="DRAWS", help="for the intervals (default 1000)")
+    top.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    top.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="REPORT",
+        help="a report on other data, whose rows fill the other half of the paper's Table 1",
+    )
+    top.add_argument("--cache", type=Path, help="where what is computed is kept (default: REPORT/cache); may be shared")
+    return top  # fmt: skip
+
+
+def choose_methods(arguments: argparse.Namespace) -> list[Method]:
+    device, dtype = placement(arguments)
+    tiling = Tiling(tile=arguments.tile, overlap=arguments.overlap)
+    models = arguments.model or [f"compact={COMPACT}"]
+    chosen: list[Method] = [
+        methods.model(text, base=arguments.base, device=device, dtype=dtype, tiling=tiling)
+        for text in models
+        if text != "none"
+    ]
+    chosen += [methods.baseline(text, device=device) for text in arguments.baseline]
+    chosen += [methods.results(text) for text in arguments.results]
+    if arguments.first is not None:
+        if arguments.first not in [method.name for method in chosen]:
+            raise ConfigError(f"--first names {arguments.first}, which is none of the methods.")
+        chosen.sort(key=lambda method: method.name != arguments.first)
+    return chosen
+
+
+def choose_readers(texts: Sequence[str]) -> list[Reader]:
+    if list(texts) == ["none"]:
+        return []
+    split = [text.partition(":") for text in texts or ["auto"]]
+    return [ocr.reader(name, Path(folder) if colon else None) for name, colon, folder in split]
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    pairs = open_pairs(arguments.data, split=arguments.split)
+    if arguments.limit is not None:
+        if arguments.limit < 1:
+            raise ConfigError(f"limit is {arguments.limit}, expected 1 or more.")
+        step = max(1, len(pairs) / arguments.limit)
+        kept = [pairs[int(i * step)] for i in range(min(arguments.limit, len(pairs)))]
+        pairs = Pairs(kept, folder=pairs.folder, layout=pairs.layout, split=pairs.split)
+    if arguments.bootstrap < 1:
+        raise ConfigError(f"bootstrap is {arguments.bootstrap}, expected 1 or more draws.")
+    chosen = choose_methods(arguments)
+    device, _ = placement(arguments)
+    judge = Judge(
+        folder=arguments.cache or arguments.out / "cache",
+        readers=choose_readers(arguments.engine),
+        minimum=arguments.min_confidence,
+        lpips=backbones.load_lpips(arguments.lpips_net, device),
+        inception=backbones.load_inception(device),
+        pictures=arguments.out / "pictures",
+    )
+    settings = Settings(
+        arguments.out, arguments.data_name, arguments.bootstrap, arguments.seed, tuple(arguments.beside)
+    )
+    return evaluate(pairs, judge, chosen, settings)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, 1 for an error, 2 for wrong arguments, 130 when interrupted."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
+    try:
+        report = run(arguments)
+    except TADiSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is done is kept, the same command goes on", file=sys.stderr)
+        return 130
+    print(tables.markdown(tables.results(report)))
+    print(f"{arguments.out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Lines of text: what kind one is, so that small print can be looked at apart, and reading what humans have labelled."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from tadisr.ocr import TALL, Box, Line, Reader, ratio
+
+from ..data.pairs import Label
+
+SMALL, LARGE = 24, 48  # HR pixels of a box's height, about 1.4 times that of its letters
+SLANTED = 5  # degrees
+
+SIZES = (f"small print (under {SMALL} px)", f"medium ({SMALL} to {LARGE} px)", f"large ({LARGE} px and more)")
+LANGUAGES = ("Latin", "Chinese", "both", "digits", "other")
+ORIENTATIONS = ("level", "slanted", "vertical")
+
+
+def sides(box: Box) -> tuple[float, float]:
+    """Width and height of a line's box along its own axes."""
+    top, right, bottom, left = np.linalg.norm(box - np.roll(box, -1, 0), axis=1)
+    return float(max(top, bottom)), float(max(right, left))
+
+
+def size(line: Line) -> str:
+    height = min(sides(line.box))  # of a vertical line its width
+    return SIZES[0] if height < SMALL else SIZES[1] if height < LARGE else SIZES[2]
+
+
+def language(line: Line) -> str:
+    """By the scripts of its letters."""
+    names = {unicodedata.name(char, "").split(" ")[0] for char in line.text if unicodedata.category(char)[0] == "L"}
+    chinese, latin = "CJK" in names, bool(names & {"LATIN", "FULLWIDTH"})
+    if names - {"CJK", "LATIN", "FULLWIDTH"}:
+        return "other"
+    if chinese or latin:
+        return "both" if chinese and latin else "Chinese" if chinese else "Latin"
+    return "digits" if any(char.isdigit() for char in line.text) else "other"
+
+
+def orientation(line: Line) -> str:
+    width, height = sides(line.box)
+    if height >= TALL * width:
+        return "vertical"
+    x, y = line.box[1] - line.box[0]
+    return "slanted" if abs(np.degrees(np.arctan2(y, x))) > SLANTED else "level"
+
+
+BUCKETS: dict[str, tuple[Callable[[Line], str], tuple[str, ...]]] = {
+    "size": (size, SIZES),
+    "language": (language, LANGUAGES),
+    "orientation": (orientation, ORIENTATIONS),
+}
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+NOWHERE = np.zeros((4, 2), np.float32)
+
+
+def read_labelled(labels: Sequence[Label], image: Tensor, reader: Reader) -> list[tuple[Line, Line]]:
+    """Each label as a line, and what the reader finds for it in a picture (1, 3, H, W).
+
+    A label with a box is read in its box. Those without are matched with the lines that are found in the picture, one
+    to one and so that the strict ratios' sum is largest; one that is left over is matched with an empty line.
+    """
+    boxed = [label for label in labels if label.box is not None]
+    boxes = [np.array(label.box, np.float32) for label in boxed]
+    known = [Line(label.text, 1.0, box) for label, box in zip(boxed, boxes, strict=True)]
+    pairs = list(zip(known, reader.read_boxes(image, boxes), strict=True))
+    free = [Line(label.text, 1.0, NOWHERE) for label in labels if label.box is None]
+    return pairs + (match(free, reader.read(image)) if free else [])
+
+
+def match(labels: Sequence[Line], lines: Sequence[Line]) -> list[tuple[Line, Line]]:
+    ratios = np.zeros((len(labels), len(lines)))
+    for i, label in enumerate(labels):
+        ratios[i] = [ratio(label.text, line.text) for line in lines]
+    partner = dict(zip(*linear_sum_assignment(ratios, maximize=True), strict=True))
+    empty = Line("", 0.0, NOWHERE)
+    return [(label, lines[partner[i]] if i in partner else empty) for i, label in enumerate(labels)]

@@ -1,0 +1,76 @@
+"""PSNR, SSIM, masks, and the Frechet distance. Pictures are (H, W, 3) uint8 RGB; nothing is cropped off their borders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+
+MOST = 100.0  # dB: what two equal pictures get, so that a mean stays a number
+WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian (Wang et al., 2004)
+K1, K2, PEAK = 0.01, 0.03, 255.0
+
+
+def psnr(first: Array, second: Array) -> float:
+    """In dB over all pixels and channels, peak 255, 100 at most."""
+    error = float(np.square(first.astype(np.float64) - second.astype(np.float64)).mean())
+    return MOST if error == 0 else min(MOST, 10 * float(np.log10(PEAK**2 / error)))
+
+
+def ssim(first: Array, second: Array) -> float:
+    """Wang et al.'s: an 11x11 Gaussian of sigma 1.5, where it fits wholly into the picture; the mean over channels.
+
+    (H, W) or (H, W, C), on a scale of 0 to 255, both sides 11 or more.
+    """
+    x, y = (torch.from_numpy(np.atleast_3d(a).astype(np.float64)).permute(2, 0, 1)[:, None] for a in (first, second))
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    both = _blur(x * y) - mean_x * mean_y
+    c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * both + c2)
+    return float((likeness / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+
+
+def _blur(x: Tensor) -> Tensor:
+    """(C, 1, H, W) -> (C, 1, H - 10, W - 10)."""
+    taps = torch.arange(WINDOW, dtype=x.dtype) - WINDOW // 2
+    kernel = torch.exp(-(taps**2) / (2 * SIGMA**2))
+    kernel = kernel / kernel.sum()
+    return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+
+
+def luma(pixels: Array) -> Array:
+    """Y of BT.601 in video range, 16 to 235, as MATLAB's rgb2ycbcr: (H, W, 3) -> (H, W) float64."""
+    return pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
+
+
+def mask_counts(mask: Array, target: Array) -> tuple[int, int, int]:
+    """True positives, false positives and false negatives of two masks (H, W) in 0 to 255, at one half."""
+    ours, theirs = mask > 127, target > 127
+    return int((ours & theirs).sum()), int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+
+
+def frechet(first: Array, second: Array) -> float:
+    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two sets of features (n, d) and (m, d), n and m 2 or more.
+
+    With A_i the centred features over sqrt(n_i - 1), S_i = A_i^T A_i, and the trace of the root is the sum of the
+    singular values of A_1 A_2^T: exact also where there are fewer pictures than features, and no root is taken of a
+    matrix that has none.
+    """
+    means, factors, spread = [], [], 0.0
+    for features in (first.astype(np.float64), second.astype(np.float64)):
+        mean = features.mean(0)
+        factor = (features - mean) / np.sqrt(len(features) - 1)
+        spread += float(np.square(factor).sum())
+        if len(factor) > factor.shape[1]:
+            factor = np.linalg.qr(factor, mode="r")
+        means.append(mean)
+        factors.append(factor)
+    root = float(np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum())
+    return max(0.0, float(np.square(means[0] - means[1]).sum()) + spread - 2 * root)
