@@ -1,7 +1,8 @@
 """The trained part on disk: one .safetensors whose header says what it is (DESIGN: "Files we write").
 
 A compact model holds `unet.` and `vae.` in full; an adapter for a frozen base holds `unet_lora.` and `vae_lora.`
-instead. Both hold `text_attention.`, `decoder.` and `prompt.`.
+instead (`transformer` in place of `unet` where that is the base's denoiser). Both hold `text_attention.`, `decoder.`
+and `prompt.`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from .model import TADiSR
 
 FORMAT = "1"
 ADDED = ("text_attention", "decoder", "prompt")  # what TADiSR adds to any base
-BASE = ("unet", "vae")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def _open(path: Path) -> Any:
         ) from error
 
 
+def base_fingerprint(model: TADiSR) -> str:
+    """The digest of the base that a model was just given."""
+    return fingerprint(nn.ModuleDict({part: model.get_submodule(part) for part in model.config.parts}))
+
+
 def fingerprint(module: nn.Module) -> str:
     """A digest of a base by its tensors' names, shapes and a few values each, the same in fp32 and fp16."""
     digest = hashlib.sha256()
@@ -102,7 +107,7 @@ def fingerprint(module: nn.Module) -> str:
 def tensors_of(model: TADiSR) -> dict[str, Tensor]:
     """The trained part of a model under the names it has on disk."""
     tensors = {f"{part}.{k}": v for part in ADDED for k, v in _part(model, part).items()}
-    for part in BASE:
+    for part in model.config.parts:
         module = model.get_submodule(part)
         state = {f"{part}.{k}": v for k, v in module.state_dict().items()}
         if model.config.lora is not None:
@@ -160,9 +165,9 @@ def load_tensors(model: TADiSR, path: str | Path) -> None:
                 f"{path} was trained on the base {header.base.get('name')} with digest "
                 f"{str(header.base.get('digest'))[:12]}, the base given has {str(model.base_digest)[:12]}: use the same one."
             )
-        for part in BASE:
+        for part in model.config.parts:
             merge_lora(model.get_submodule(part), _pop(tensors, f"{part}_lora."), model.config.lora.alpha, str(path))
-    parts = ADDED if model.config.lora is not None else ADDED + BASE
+    parts = ADDED if model.config.lora is not None else ADDED + model.config.parts
     for part in parts:
         module = getattr(model, part)
         if module is not None:

@@ -32,14 +32,14 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
     latent, skips = model.encode(image)
     z, responses = model.denoise(latent)
     a_tex = model.project(z, responses)
-    conditions, timestep = model.prompt.conditions(batch), model.config.schedule.timestep
+    conditions, timestep = model.prompt.conditions(batch, (size, size)), model.config.schedule.time
     stages: dict[str, Stage] = {
         "encode": lambda: model.encode(image),
         "denoise": lambda: model.denoise(latent),
         "project": lambda: model.project(z, responses),
         "decode": lambda: model.decode(z, a_tex, skips, image),
         "whole": lambda: model(image),
-        "plain_unet": lambda: model.unet(latent, timestep, **conditions),
+        "plain_unet": lambda: model.denoiser(latent, timestep, **conditions),
         "plain_vae_decode": lambda: model.vae.decode(z),  # pyright: ignore[reportArgumentType]
     }
     reset_peak(model.device)

@@ -12,6 +12,8 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from .errors import ConfigError
 
 SCALE = 4  # the network's own magnification: LR is resized x4 before it is encoded
@@ -21,11 +23,31 @@ SCALE = 4  # the network's own magnification: LR is resized x4 before it is enco
 class ScheduleConfig:
     """The base's noise schedule and the one timestep that is used (Sec. 4.1: t = 200)."""
 
+    prediction: Literal["noise", "flow"] = "noise"  # what the base was trained to say: Eq. 1's n, or a flow's velocity
     timestep: int = 200
     train_steps: int = 1100
     beta_start: float = 0.00085
     beta_end: float = 0.014
     alpha_bar: float | None = None  # given: used as it is (the authors' release borrows sd-turbo's)
+    shift: float = 1.0  # of a flow's sigmas, before the timestep nearest to `timestep` is chosen among them
+
+    @property
+    def time(self) -> float:
+        """What the denoiser is told: the timestep itself, or for a flow the nearest that its schedule has."""
+        return self.timestep if self.prediction == "noise" else self.sigma() * self.train_steps
+
+    def step(self, latent: Tensor, said: Tensor) -> Tensor:
+        """z_L, what the denoiser said of it -> z_H: Eq. 1, or for a flow its straight path, z_L - sigma v."""
+        if self.prediction == "flow":
+            return latent - self.sigma() * said
+        alpha, beta = self.alpha_beta()
+        return (latent - beta * said) / alpha
+
+    def sigma(self) -> float:
+        """The share of noise at the timestep of a flow's schedule that is nearest to `timestep`."""
+        fractions = (i / self.train_steps for i in range(1, self.train_steps + 1))
+        sigmas = [self.shift * x / (1 + (self.shift - 1) * x) for x in fractions]
+        return min(sigmas, key=lambda sigma: abs(sigma * self.train_steps - self.timestep))
 
     def alpha_beta(self) -> tuple[float, float]:
         """alpha_t and beta_t of Eq. 1: sqrt(abar_t) and sqrt(1 - abar_t) of the scaled-linear schedule."""
@@ -46,9 +68,9 @@ class PromptConfig:
     tokens: int = 256
     width: int = 4096
     pooled: int = 4096  # width of the pooled embedding, 0: the base takes none
-    # SDXL's (original size, crop, target size) micro-conditioning; empty: the base takes none.
-    # The paper does not publish its values: the training tile's size, crop (0, 0).
-    time_ids: tuple[int, ...] = (768, 768, 0, 0, 768, 768)
+    # SDXL's (original size, crop, target size) micro-conditioning; empty: the base takes none; None: the size of the
+    # picture at hand, uncropped. The paper does not publish its values: the training tile's size, crop (0, 0).
+    time_ids: tuple[int, ...] | None = (768, 768, 0, 0, 768, 768)
     learned: bool = False  # the rows are parameters of the model (compact), not an encoder's output
 
 
@@ -79,7 +101,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Fig. 2: LoRA on the U-Net and on the image decoder. Targets are suffixes of module names."""
+    """Fig. 2: LoRA on the U-Net (or what stands in its place) and on the image decoder. Targets: suffixes of names."""
 
     unet_rank: int = 4
     vae_rank: int = 2
@@ -95,10 +117,14 @@ class LoRAConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A whole TADiSR. `unet` and `vae` are the arguments of diffusers' UNet2DConditionModel and AutoencoderKL."""
+    """A whole TADiSR. Its base is a VAE and a denoiser: a U-Net or, where `transformer` is given, that.
+
+    Each is the arguments of diffusers' class: AutoencoderKL, UNet2DConditionModel, CogView4Transformer2DModel.
+    """
 
     name: str
-    unet: dict[str, Any]
+    unet: dict[str, Any] = field(default_factory=dict)
+    transformer: dict[str, Any] = field(default_factory=dict)
     vae: dict[str, Any]
     # The VAE sees pixel_unshuffle(picture, patch): compact puts its work at LR resolution this way.
     patch: int = 1
@@ -108,6 +134,22 @@ class ModelConfig:
     text_attention: TextAttentionConfig = field(default_factory=TextAttentionConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     lora: LoRAConfig | None = field(default_factory=LoRAConfig)  # None: every weight is trained and stored
+
+    def __post_init__(self) -> None:
+        if bool(self.unet) == bool(self.transformer):
+            raise ConfigError(
+                f"The {self.name} config has {'both' if self.unet else 'neither'} a unet and a transformer."
+            )
+
+    @property
+    def denoiser(self) -> str:
+        """The base's part that denoises, by the name of its module, its folder and its keys on disk."""
+        return "transformer" if self.transformer else "unet"
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The base's parts by those names."""
+        return self.denoiser, "vae"
 
     @property
     def scale(self) -> int:
@@ -121,6 +163,8 @@ class ModelConfig:
     @property
     def multiple(self) -> int:
         """Both sides of the upscaled input must be multiples of this."""
+        if self.transformer:
+            return self.latent_factor * self.transformer["patch_size"]
         return self.latent_factor * 2 ** (len(self.unet["block_out_channels"]) - 1)
 
     def to_dict(self) -> dict[str, Any]:

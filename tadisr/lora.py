@@ -13,13 +13,13 @@ ADAPTER = "default"
 
 
 def add_lora(model: TADiSR, config: LoRAConfig) -> None:
-    """Put trainable LoRA layers on the U-Net and the image decoder (Fig. 2); everything of the base is frozen."""
+    """Put trainable LoRA layers on the denoiser and the image decoder (Fig. 2); everything of the base is frozen."""
     from peft import LoraConfig
 
-    model.unet.requires_grad_(False)
+    model.denoiser.requires_grad_(False)
     model.vae.requires_grad_(False)
     for module, prefix, rank, targets in (
-        (model.unet, "", config.unet_rank, config.unet_targets),
+        (model.denoiser, "", config.unet_rank, config.unet_targets),
         (model.vae, "decoder.", config.vae_rank, config.vae_targets),
     ):
         names = _targets(module, prefix, targets)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from .config import ModelConfig
 from .decode import decode
 from .decoder import JointParts
-from .denoise import denoise
+from .denoise import build_denoiser, denoise
 from .encode import encode
 from .errors import ImageError
 from .prompt import Prompt
@@ -31,16 +31,19 @@ class Output:
 
 
 class TADiSR(nn.Module):
-    """Fig. 2 as a module. `unet` and `vae` are the base; the rest is what TADiSR adds to it."""
+    """Fig. 2 as a module. `vae` and `denoiser` are the base; the rest is what TADiSR adds to it.
+
+    The denoiser is registered as `unet` or `transformer`, as `config.parts` names it.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.base_digest: str | None = None  # of the frozen base, set by whoever loads one
         self.vae: AutoencoderKL = AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
-        self.unet: UNet2DConditionModel = UNet2DConditionModel.from_config(config.unet)  # pyright: ignore[reportAttributeAccessIssue]
+        self.add_module(config.denoiser, build_denoiser(config))
         self.prompt = Prompt(config.prompt)
-        self.recorder = Recorder(self.unet, config.text_attention)
+        self.recorder = Recorder(self.denoiser, config.text_attention)
         self.text_attention: TextProjection | None = None
         if config.decoder.joint:
             # Without text-aware attention the text decoder starts from the denoised latent instead.
@@ -49,6 +52,10 @@ class TADiSR(nn.Module):
         self.decoder = JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
         if config.residual:
             nn.init.zeros_(self.vae.decoder.conv_out.weight)  # training starts from the upscaled input itself
+
+    @property
+    def denoiser(self) -> ModelMixin:
+        return getattr(self, self.config.denoiser)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,7 +71,9 @@ class TADiSR(nn.Module):
 
     def denoise(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
         """z_L -> z_H of the same shape (Eq. 1), and the layers' responses to the word (Eq. 3)."""
-        return denoise(self.unet, self.recorder, latent, self.prompt, self.config.schedule)
+        factor = self.config.latent_factor
+        size = (latent.shape[2] * factor, latent.shape[3] * factor)
+        return denoise(self.denoiser, self.recorder, latent, self.prompt, self.config.schedule, size)
 
     def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
         """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders."""

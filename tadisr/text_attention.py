@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
@@ -54,6 +55,18 @@ def level_size(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
+def text_layers(denoiser: nn.Module) -> list[tuple[str, Attention]]:
+    """The layers in which the picture attends to the prompt, by name, as they run.
+
+    In a U-Net those are its cross-attention; in a transformer of joint attention, all.
+    """
+    layers = [(name, layer) for name, layer in denoiser.named_modules() if isinstance(layer, Attention)]
+    if not isinstance(denoiser, UNet2DConditionModel):
+        return layers
+    layers = [(name, layer) for name, layer in layers if layer.is_cross_attention]
+    return sorted(layers, key=lambda pair: BLOCKS.index(pair[0].split("_")[0]))  # stable within a block
+
+
 @dataclass
 class Recording:
     """What is being listened for, and what has been heard: one (B, heads, h, w) map per layer, as they run."""
@@ -66,29 +79,25 @@ class Recording:
 class Recorder:
     """Hands out the layers' responses while it is listening; otherwise attention is left exactly as it is."""
 
-    def __init__(self, unet: UNet2DConditionModel, config: TextAttentionConfig) -> None:
+    def __init__(self, denoiser: nn.Module, config: TextAttentionConfig) -> None:
         self.config = config
         self.recording: Recording | None = None
         self.channels = 0
         self.layers: list[str] = []  # that are listened to, in running order
-        processors = dict(unet.attn_processors)
-        for name in sorted(processors, key=lambda name: BLOCKS.index(name.split("_")[0])):  # stable within a block
-            if ".attn2." not in name:
-                continue
+        for name, layer in text_layers(denoiser):
             chosen = config.enabled and (config.mid_block or not name.startswith("mid_block"))
-            processors[name] = TextAwareProcessor(self if chosen else None)  # pyright: ignore[reportArgumentType]
-            heads = unet.get_submodule(name.removesuffix(".processor")).heads
+            kind = CrossProcessor if layer.is_cross_attention else JointProcessor
+            layer.set_processor(kind(self if chosen else None))  # pyright: ignore[reportArgumentType]
             if chosen:
-                self.channels += len(self.chosen_heads(heads))  # pyright: ignore[reportArgumentType]
-                self.layers.append(name.removesuffix(".processor"))
-        unet.set_attn_processor(processors)
+                self.channels += len(self.chosen_heads(layer.heads))
+                self.layers.append(name)
 
     def chosen_heads(self, heads: int) -> range:
         return range(heads // 2, heads) if self.config.heads == "second_half" else range(heads)
 
     @contextmanager
     def listen(self, positions: Tensor, size: tuple[int, int]) -> Iterator[list[Tensor]]:
-        """Record while the U-Net runs once on a latent of `size`; yields the list that fills, in running order."""
+        """Record while the denoiser runs once on a latent of `size`; yields the list that fills, in running order."""
         self.recording = Recording(positions, size)
         try:
             yield self.recording.maps
@@ -96,6 +105,7 @@ class Recorder:
             self.recording = None
 
     def hear(self, query: Tensor, key: Tensor, scale: float) -> None:
+        """What the picture's queries ask of keys that begin with the prompt's."""
         if self.recording is None:
             return
         heads = self.chosen_heads(query.shape[1])
@@ -105,8 +115,8 @@ class Recorder:
         self.recording.maps.append(rearrange(response, "b m (h w) -> b m h w", h=height, w=width))
 
 
-class TextAwareProcessor:
-    """A transformer block's cross-attention (Eq. 2), the recorder listening to its queries and keys."""
+class CrossProcessor:
+    """A U-Net's cross-attention (Eq. 2), the recorder listening to its queries and keys."""
 
     def __init__(self, recorder: Recorder | None) -> None:
         self.recorder = recorder
@@ -130,6 +140,41 @@ class TextAwareProcessor:
             self.recorder.hear(query, key, query.shape[-1] ** -0.5)
         out = attn.to_out[0](rearrange(out, "b h n d -> b n (h d)"))  # pyright: ignore[reportOptionalSubscript]
         return attn.to_out[1](out)  # pyright: ignore[reportOptionalSubscript]
+
+
+class JointProcessor:
+    """CogView4's attention over the prompt's tokens and the picture's together, the recorder listening to the picture.
+
+    What the picture's tokens ask of the prompt's is the cross-attention within it, so Eq. 3 holds as it stands.
+    """
+
+    def __init__(self, recorder: Recorder | None) -> None:
+        self.recorder = recorder
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,  # (B, N, C) of the picture
+        encoder_hidden_states: Tensor,  # (B, tokens, C) of the prompt
+        image_rotary_emb: tuple[Tensor, Tensor],
+        **_: object,
+    ) -> tuple[Tensor, Tensor]:
+        tokens, both = encoder_hidden_states.shape[1], torch.cat([encoder_hidden_states, hidden_states], 1)
+        query, key, value = attn.to_q(both), attn.to_k(both), attn.to_v(both)  # pyright: ignore[reportOptionalCall]
+        query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=attn.heads) for x in (query, key, value))
+        query = self.place(attn.norm_q(query), tokens, image_rotary_emb).to(value.dtype)  # pyright: ignore[reportOptionalCall]
+        key = self.place(attn.norm_k(key), tokens, image_rotary_emb).to(value.dtype)  # pyright: ignore[reportOptionalCall]
+        out = F.scaled_dot_product_attention(query, key, value)
+        if self.recorder is not None:
+            self.recorder.hear(query[:, :, tokens:], key, query.shape[-1] ** -0.5)
+        out = attn.to_out[0](rearrange(out, "b h n d -> b n (h d)"))  # pyright: ignore[reportOptionalSubscript]
+        return out[:, tokens:], out[:, :tokens]
+
+    @staticmethod
+    def place(x: Tensor, tokens: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """The picture's tokens turned to their place; the prompt's, in front, have none."""
+        turned = apply_rotary_emb(x[:, :, tokens:], rotary, use_real_unbind_dim=-2)  # pyright: ignore[reportArgumentType]
+        return torch.cat([x[:, :, :tokens], turned], 2)  # pyright: ignore[reportArgumentType]
 
 
 class TextProjection(nn.Module):

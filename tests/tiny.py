@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tadisr import TADiSR, preset
-from tadisr.config import DecoderConfig, ModelConfig, PromptConfig
+from tadisr.config import DecoderConfig, ModelConfig, PromptConfig, ScheduleConfig
 
 
 def tiny_kolors_config(**changes: Any) -> ModelConfig:
@@ -35,6 +35,47 @@ def tiny_kolors_config(**changes: Any) -> ModelConfig:
     return dataclasses.replace(tiny, **changes)
 
 
+def tiny_cogview4_config(**changes: Any) -> ModelConfig:
+    """CogView4 layer for layer, at small widths."""
+    transformer = {
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_layers": 3,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "text_embed_dim": 24,
+        "time_embed_dim": 16,
+        "condition_dim": 8,
+        "sample_size": 16,
+        "rope_axes_dim": [16, 16],
+    }
+    vae = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "sample_size": 128,
+        "block_out_channels": [32, 64, 64, 64],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 16,
+        "layers_per_block": 1,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "mid_block_add_attention": False,
+    }
+    tiny = ModelConfig(
+        name="cogview4",
+        transformer=transformer,
+        vae=vae,
+        schedule=ScheduleConfig(prediction="flow", train_steps=1000),
+        prompt=PromptConfig(tokens=16, width=24, pooled=0, time_ids=None),
+        decoder=DecoderConfig(text_channels=(64, 64, 64, 64, 32)),
+    )
+    return dataclasses.replace(tiny, **changes)
+
+
 def randomize(model: TADiSR, *, seed: int = 0, scale: float = 0.1) -> TADiSR:
     """Give every trained part that starts at zero something to say."""
     generator = torch.Generator().manual_seed(seed)
@@ -42,7 +83,7 @@ def randomize(model: TADiSR, *, seed: int = 0, scale: float = 0.1) -> TADiSR:
         for tensor in [*model.decoder.parameters(), *model.prompt.buffers(), *model.vae.decoder.conv_out.parameters()]:
             if tensor.is_floating_point() and not tensor.any():
                 tensor.normal_(0, scale, generator=generator)
-        for name, tensor in [*model.unet.named_parameters(), *model.vae.named_parameters()]:
+        for name, tensor in [*model.denoiser.named_parameters(), *model.vae.named_parameters()]:
             if ".lora_B." in name:
                 tensor.normal_(0, scale, generator=generator)
     return model
@@ -50,6 +91,6 @@ def randomize(model: TADiSR, *, seed: int = 0, scale: float = 0.1) -> TADiSR:
 
 def write_base(folder: Path, model: TADiSR) -> Path:
     """The frozen part of a model as a diffusers folder, as users have it."""
-    for part in ("unet", "vae"):
+    for part in model.config.parts:
         model.get_submodule(part).save_pretrained(folder / part, variant="fp16")
     return folder

@@ -21,12 +21,13 @@ def load_base(folder: str | Path | None, config: ModelConfig) -> TADiSR:
     """A model of `config` whose U-Net and VAE hold the base's weights, fp32. Raises CheckpointError."""
     if folder is None:
         raise CheckpointError(
-            f"The {config.name} adapter needs its base: give the folder of {config.name} that has unet/ and vae/ in it."
+            f"The {config.name} adapter needs its base: give the folder of {config.name} that has "
+            f"{config.denoiser}/ and vae/ in it."
         )
     model = TADiSR(config)
-    for part in ("unet", "vae"):
+    for part in config.parts:
         _fill(model.get_submodule(part), weights_file(Path(folder) / part))
-    model.base_digest = adapter.fingerprint(nn.ModuleDict({"unet": model.unet, "vae": model.vae}))
+    model.base_digest = adapter.base_fingerprint(model)
     return model
 
 
