@@ -2,13 +2,14 @@
 
 workflows/api/NAME.json is what a template is, workflows/notes/NAME.md its note; this gives it its place on the page, its
 thumbnail NAME.jpg and a screenshot docs/templates/NAME.jpg, with results where it runs without models to download.
+"blueprint" for NAME draws subgraphs/TADiSR Stages.json, the staged chain as one node.
 Needs what the tests of the page need: `make host`, playwright and Chromium.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import sys
 import tempfile
 import time
@@ -20,13 +21,16 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host"), str(ROOT / "tests")]
 
-from browser import SETTINGS, open_page, wait_for_prompt  # noqa: E402
+from browser import chromium, open_page, server, wait_for_prompt  # noqa: E402
 from comfy_host import Comfy  # noqa: E402
 
 SHOTS = ROOT / "docs" / "templates"
+BLUEPRINT = ROOT / "subgraphs" / "TADiSR Stages.json"
+UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ABSENT = ("after_text_to_image", "text_over_esrgan")  # need a model that does not come with the pack
 
-# Columns by distance from the sources; within a column from top to bottom; the note under the first column.
+# Columns by distance from the sources, a long row of them broken in two; within a column from top to bottom, with room
+# for the page's newer nodes, which are taller; the note to the left of all.
 LAYOUT = """([api, name, text]) => {
   app.loadApiJson(api, name);
   const nodes = app.graph._nodes, depth = {};
@@ -36,38 +40,82 @@ LAYOUT = """([api, name, text]) => {
   const columns = [];
   for (const n of [...nodes].sort((a, b) => Number(a.id) - Number(b.id))) (columns[depth[n.id]] ??= []).push(n);
   const shown = new Set(['LoadImage', 'SaveImage', 'PreviewImage', 'MaskPreview', 'PreviewAny']);
-  let x = 40, bottom = 0;
+  const row = columns.length > 6 ? Math.ceil(columns.length / 2) : columns.length;
+  let x = 460, top = 80, bottom = 80;
   columns.forEach((column, c) => {
-    let y = 80, wide = 0;
+    if (c && c % row === 0) [x, top] = [460, bottom + 60];
+    let y = top, wide = 0;
     for (const n of column) {
       const size = n.computeSize();
       const picture = shown.has(n.type);
       n.setSize([Math.max(size[0], picture ? 340 : 300), picture ? Math.max(size[1], 330) : size[1]]);
       n.pos = [x, y];
-      y += n.size[1] + 60;
+      y += n.size[1] + 90 + 8 * (n.widgets?.length ?? 0);
       wide = Math.max(wide, n.size[0]);
     }
-    if (c === 0) bottom = y;
+    bottom = Math.max(bottom, y);
     x += wide + 60;
   });
-  const note = LiteGraph.createNode('MarkdownNote');
-  app.graph.add(note);
-  note.title = 'How to use it';
-  note.widgets[0].value = text;
-  note.pos = [40, bottom];
-  note.setSize([360, 60 + 19 * text.split('\\n').reduce((lines, l) => lines + Math.max(1, Math.ceil(l.length / 48)), 0)]);
+  if (text) {
+    const note = LiteGraph.createNode('MarkdownNote');
+    app.graph.add(note);
+    note.title = 'How to use it';
+    note.widgets[0].value = text;
+    note.pos = [40, 80];
+    const lines = text.split('\\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / 48)), 0);
+    note.setSize([360, 80 + 19 * lines]);
+  }
   // As JSON: what is undefined would come over as null, which the page refuses to read.
   return JSON.stringify(app.graph.serialize());
 }"""
 
+# What a node of the chain is connected to outside becomes a socket of the blueprint.
+SUBGRAPH = """(name) => {
+  const graph = app.graph, outside = new Set(['LoadImage', 'LoadImageMask', 'PrimitiveFloat', 'TADiSRLoader']);
+  const inner = graph._nodes.filter((n) => n.type.startsWith('TADiSR') && !outside.has(n.type));
+  const { subgraph, node } = graph.convertToSubgraph(new Set(inner));
+  subgraph.name = node.title = name;
+  for (const n of [...graph._nodes]) if (n !== node) graph.remove(n);
+  graph.extra = { BlueprintDescription: 'The paper, one node for each step: encode, denoise, text attention, joint decode.' };
+  return JSON.stringify(graph.serialize());
+}"""
+
+# All of it between the page's own bars.
 FIT = """() => {
   const [x0, y0, x1, y1] = app.graph._nodes.reduce(([a, b, c, d], n) => [Math.min(a, n.pos[0]), Math.min(b, n.pos[1] - 30),
     Math.max(c, n.pos[0] + n.size[0]), Math.max(d, n.pos[1] + n.size[1])], [1e9, 1e9, -1e9, -1e9]);
-  const s = Math.min(1500 / (x1 - x0), 860 / (y1 - y0), 1.1);
+  const s = Math.min(1480 / (x1 - x0), 790 / (y1 - y0), 1.1);
   app.canvas.ds.scale = s;
-  app.canvas.ds.offset = [(1580 / s - (x1 - x0)) / 2 - x0 + 30 / s, (930 / s - (y1 - y0)) / 2 - y0 + 10 / s];
+  app.canvas.ds.offset = [80 / s + (1500 / s - (x1 - x0)) / 2 - x0, 130 / s + (800 / s - (y1 - y0)) / 2 - y0];
   app.canvas.setDirty(true, true);
 }"""
+
+
+def draw_blueprint(page: Any) -> None:
+    """The staged chain with its scale and an edited mask as sockets, too."""
+    api = json.loads((ROOT / "workflows" / "api" / "stages.json").read_text())
+    api |= {
+        "20": {"class_type": "PrimitiveFloat", "inputs": {"value": 4.0}},
+        "21": {"class_type": "LoadImageMask", "inputs": {"image": "sample.png", "channel": "alpha"}},
+    }
+    api["3"]["inputs"]["scale"] = ["20", 0]
+    api["6"]["inputs"]["mask"] = ["21", 0]
+    page.evaluate(LAYOUT, [api, BLUEPRINT.stem, ""])
+    drawn = json.loads(page.evaluate(SUBGRAPH, BLUEPRINT.stem))
+    ids = iter(range(1000))
+    known: dict[str, str] = {}  # the page draws new ids each time
+
+    def settle(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: settle(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [settle(item) for item in value]
+        if isinstance(value, str) and UUID.fullmatch(value):
+            return known.setdefault(value, f"00000000-0000-4000-8000-{next(ids):012d}")
+        return value
+
+    BLUEPRINT.parent.mkdir(exist_ok=True)
+    BLUEPRINT.write_text(json.dumps(settle(drawn), indent=1, ensure_ascii=False) + "\n")
 
 
 def draw(comfy: Comfy, page: Any, name: str) -> None:
@@ -95,16 +143,18 @@ def draw(comfy: Comfy, page: Any, name: str) -> None:
 
 def main(names: list[str]) -> None:
     base = Path(tempfile.mkdtemp())
-    (base / "input" / "pictures").mkdir(parents=True)
-    (base / "user" / "default").mkdir(parents=True)
-    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+    comfy = server(base)
     with Image.open(ROOT / "sample" / "sample.png") as sample:
         for i, box in enumerate([(0, 0, 160, 100), (90, 90, 230, 230)]):
             sample.crop(box).save(base / "input" / "pictures" / f"{i}.png")
-    shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "sample.png")
-    with Comfy(base) as comfy, open_page(comfy) as page:
-        for name in names or sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json")):
-            draw(comfy, page, name)
+    (base / "input" / "pictures" / "one.png").unlink()
+    with comfy, chromium() as browser:
+        page = open_page(comfy, browser)
+        for name in names or ["blueprint", *sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))]:
+            if name == "blueprint":
+                draw_blueprint(page)
+            else:
+                draw(comfy, page, name)
             print(name, flush=True)
 
 

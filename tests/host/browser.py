@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from comfy_host import Comfy
+from comfy_host import ROOT, Comfy
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ARGUMENTS = [
@@ -22,20 +24,35 @@ READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types?.TAD
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
 
 
+def server(base: Path, *, settings: dict | None = None, arguments: tuple[str, ...] = ()) -> Comfy:
+    """A ComfyUI to be started on a new folder, with the sample among its inputs."""
+    (base / "user" / "default").mkdir(parents=True)
+    (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS | (settings or {})))
+    (base / "input" / "pictures").mkdir(parents=True)
+    shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "sample.png")
+    shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "pictures" / "one.png")
+    return Comfy(base, arguments=arguments)
+
+
 @contextmanager
-def open_page(comfy: Comfy) -> Iterator[Any]:
-    """The page, its nodes registered."""
+def chromium() -> Iterator[Any]:
+    """A browser. Only one at a time, and no asyncio beside it: Playwright's own loop runs in this thread meanwhile."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1600, "height": 960})
-        page.add_init_script(BANNERS)
-        page.goto(comfy.url, wait_until="domcontentloaded")
-        page.wait_for_function(READY, timeout=90_000)
-        time.sleep(2)
-        yield page
+        yield browser
         browser.close()
+
+
+def open_page(comfy: Comfy, browser: Any) -> Any:
+    """The page, its nodes registered."""
+    page = browser.new_page(viewport={"width": 1600, "height": 960})
+    page.add_init_script(BANNERS)
+    page.goto(comfy.url, wait_until="domcontentloaded")
+    page.wait_for_function(READY, timeout=90_000)
+    time.sleep(2)
+    return page
 
 
 def wait_for_prompt(comfy: Comfy, page: Any, *, seconds: float = 300) -> dict[str, Any]:

