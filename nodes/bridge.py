@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..tadisr import COMPACT, CheckpointError, ImageError, TADiSR, load
 from ..tadisr.image import to_pil
 from ..tadisr.ocr import ENGINES
-from ..tadisr.pipeline import DTYPES
+from ..tadisr.precision import DTYPES
 from ..tadisr.stages import Source
 
 log = logging.getLogger("tadisr")

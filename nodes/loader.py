@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..tadisr.pipeline import DTYPES
+from ..tadisr.precision import DTYPES
 from . import bridge
 
 

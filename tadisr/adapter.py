@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,6 +22,8 @@ from .errors import CheckpointError, ConfigError
 from .files import write_atomic
 from .lora import lora_state, merge_lora
 from .model import TADiSR
+from .precision import FP8, follow, place
+from .table import Table, read_table
 
 FORMAT = "1"
 ADDED = ("text_attention", "decoder", "prompt")  # what TADiSR adds to any base
@@ -44,25 +45,26 @@ class Checkpoint:
 
 def read_header(path: str | Path) -> Checkpoint:
     """What a checkpoint says of itself. Raises CheckpointError for a missing, truncated or foreign file."""
-    path = Path(path)
-    with _open(path) as file:
-        metadata = file.metadata() or {}
-        if "tadisr.format" not in metadata:
-            raise CheckpointError(
-                f"{path} is a safetensors file, but not one of TADiSR's: its header has no tadisr.format."
-            )
-        if metadata["tadisr.format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} has TADiSR format {metadata['tadisr.format']}, this version reads {FORMAT}: update the pack."
-            )
-        try:
-            config = ModelConfig.from_dict(json.loads(metadata["tadisr.config"]))
-            base, training = (json.loads(metadata.get(f"tadisr.{key}", "{}")) for key in ("base", "training"))
-        except (KeyError, ValueError, ConfigError) as error:
-            raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
-    numbers = sum(int(torch.Size(shape).numel()) for shape in shapes)
-    return Checkpoint(path, FORMAT, config, base, training, len(shapes), numbers, path.stat().st_size)
+    return _header(read_table(path))
+
+
+def _header(table: Table) -> Checkpoint:
+    path, metadata = Path(table.where), table.metadata
+    if "tadisr.format" not in metadata:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not one of TADiSR's: its header has no tadisr.format."
+        )
+    if metadata["tadisr.format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has TADiSR format {metadata['tadisr.format']}, this version reads {FORMAT}: update the pack."
+        )
+    try:
+        config = ModelConfig.from_dict(json.loads(metadata["tadisr.config"]))
+        base, training = (json.loads(metadata.get(f"tadisr.{key}", "{}")) for key in ("base", "training"))
+    except (KeyError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
+    numbers = sum(torch.Size(entry.shape).numel() for entry in table.entries.values())
+    return Checkpoint(path, FORMAT, config, base, training, len(table.entries), numbers, path.stat().st_size)
 
 
 def file_digest(path: Path) -> str:
@@ -74,34 +76,23 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        head = path.open("rb").read(64)
-        if head.startswith(b"version https://git-lfs"):
-            raise CheckpointError(
-                f"{path} is a git-lfs pointer, not the weights: fetch it with git lfs pull."
-            ) from error
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): download or copy it again."
-        ) from error
+class Fingerprint:
+    """A digest of a base's part by its tensors' names, shapes and a few values each, the same in fp32 and fp16."""
 
+    def __init__(self) -> None:
+        self.lines: dict[str, str] = {}
+        self.exact = True
 
-def base_fingerprint(model: TADiSR) -> str:
-    """The digest of the base that a model was just given."""
-    return fingerprint(nn.ModuleDict({part: model.get_submodule(part) for part in model.config.parts}))
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A digest of a base by its tensors' names, shapes and a few values each, the same in fp32 and fp16."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    def add(self, name: str, tensor: Tensor) -> None:
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float32, torch.float64):
+            self.exact = False  # too few digits to be compared
         values = tensor.flatten()[:8].to("cpu", torch.float16).view(torch.int16).tolist()
-        digest.update(f"{name} {tuple(tensor.shape)} {values}".encode())
-    return digest.hexdigest()
+        self.lines[name] = f"{name} {tuple(tensor.shape)} {values}"
+
+    def digest(self) -> str | None:
+        """None for weights of which only a rounded copy was seen."""
+        text = "".join(self.lines[name] for name in sorted(self.lines))
+        return hashlib.sha256(text.encode()).hexdigest() if self.exact else None
 
 
 def tensors_of(model: TADiSR) -> dict[str, Tensor]:
@@ -151,36 +142,54 @@ def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()
 
 
-def load_tensors(model: TADiSR, path: str | Path) -> None:
+def load_tensors(
+    model: TADiSR,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    compute: torch.dtype | None = None,
+    strength: float = 1.0,
+) -> None:
     """Put a file's tensors into a model that was built from its config, LoRA merged into the base.
 
-    Raises CheckpointError when a tensor is missing, unknown or of another shape, or the base is another one.
+    dtype: what the tensors become; fp8 only the denoiser's matrices, the rest `compute` (default float32). strength: of
+    the LoRA. Raises CheckpointError when a tensor is missing, unknown or of another shape, or the base is another one.
     """
-    header = read_header(path)
-    with _open(header.path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    compute = (compute or torch.float32) if dtype == FP8 else dtype
+    table = read_table(path)
+    header = _header(table)
+    tensors = dict(table.read({name: name for name in table.entries}, lambda *_: False))
     if model.config.lora is not None:
-        if header.base.get("digest") != model.base_digest:
-            raise CheckpointError(
-                f"{path} was trained on the base {header.base.get('name')} with digest "
-                f"{str(header.base.get('digest'))[:12]}, the base given has {str(model.base_digest)[:12]}: use the same one."
-            )
+        check_base(header, model.base_digest)
         for part in model.config.parts:
-            merge_lora(model.get_submodule(part), _pop(tensors, f"{part}_lora."), model.config.lora.alpha, str(path))
+            lora = _pop(tensors, f"{part}_lora.")
+            merge_lora(model.get_submodule(part), lora, model.config.lora.alpha, str(path), strength=strength)
     parts = ADDED if model.config.lora is not None else ADDED + model.config.parts
     for part in parts:
         module = getattr(model, part)
         if module is not None:
-            _load_strict(module, _pop(tensors, f"{part}."), f"{path}, part {part}")
+            fp8 = dtype == FP8 and part == model.config.denoiser
+            _load_strict(module, _pop(tensors, f"{part}."), f"{path}, part {part}", compute, fp8)
     if tensors:
         raise CheckpointError(f"{path} has tensors its own config knows nothing of, the first {next(iter(tensors))}.")
+
+
+def check_base(header: Checkpoint, given: dict[str, str | None]) -> None:
+    """Raises CheckpointError when a part of the base is not the one that the adapter was trained on, where that is known."""
+    for part, digest in (header.base.get("digest") or {}).items():
+        own = given.get(part)
+        if digest and own and digest != own:
+            raise CheckpointError(
+                f"{header.path} was trained on another {part} of {header.base.get('name')} (digest {digest[:12]}) than the "
+                f"one given ({own[:12]}): use the same one."
+            )
 
 
 def _pop(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
-def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str, dtype: torch.dtype, fp8: bool) -> None:
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unknown:
@@ -193,6 +202,7 @@ def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
             raise CheckpointError(
                 f"{where}: {name} is {tuple(tensor.shape)}, its config makes it {tuple(own[name].shape)}."
             )
-    if "positions" in tensors:
-        module.get_buffer("positions").resize_(tensors["positions"].shape)
-    module.load_state_dict(tensors)
+    if fp8:
+        follow(module)
+    for name, tensor in tensors.items():
+        place(module, name, tensor, dtype=dtype, fp8=fp8)

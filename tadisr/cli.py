@@ -19,7 +19,8 @@ from .commands import prompt
 from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
-from .pipeline import COMPACT, DTYPES, load, upscale_in_memory
+from .pipeline import COMPACT, load, upscale_in_memory
+from .precision import DTYPES
 from .tiling import BLENDS, Tiling
 
 log = logging.getLogger("tadisr")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from .config import LoRAConfig
 from .errors import CheckpointError
 from .model import TADiSR
+from .precision import FP8, Follow, LowRank
 
 ADAPTER = "default"
 
@@ -46,30 +50,43 @@ def lora_state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """B A as a weight of the layer: Linear A (r, in), B (out, r); convolution A (r, in, k, k), B (out, r, 1, 1)."""
-    if a.ndim == 2:
-        return b @ a
-    return torch.einsum("or,rikl->oikl", b.flatten(1), a)
-
-
 @torch.no_grad()
-def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where: str) -> None:
-    """W += (alpha / r) B A in place, for every pair in `state`. Raises CheckpointError for one that does not fit."""
-    names = sorted({name.rsplit(".lora_", 1)[0] for name in state})
-    for name in names:
+def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0) -> None:
+    """W += strength (alpha / r) B A in place, for every pair in `state`; beside the weight where that is in fp8.
+
+    Raises CheckpointError for a pair that does not fit.
+    """
+    for name, update in pairs(state, alpha, where, strength=strength):
+        layer = fitting(module, name, update, where)
+        weight = layer.get_parameter("weight")
+        if weight.dtype == FP8:
+            cast(Follow, layer).update = update
+        else:
+            weight.copy_(update.add_to(weight.float()))
+
+
+def pairs(
+    state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0
+) -> Iterator[tuple[str, LowRank]]:
+    """(layer's name, its update) of every pair in `state`, which is emptied. Raises CheckpointError for half a pair."""
+    for name in sorted({name.rsplit(".lora_", 1)[0] for name in state}):
         try:
             a, b = state.pop(f"{name}.lora_A.weight"), state.pop(f"{name}.lora_B.weight")
-            weight = module.get_parameter(f"{name}.weight")
-        except (KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"{where}: the LoRA of {name} has no partner or no layer in the base ({error})."
-            ) from error
-        delta = product(a.to(weight.device, torch.float32), b.to(weight.device, torch.float32)) * (alpha / len(a))
-        if delta.shape != weight.shape:
-            raise CheckpointError(
-                f"{where}: the LoRA of {name} is {tuple(delta.shape)}, the base's layer {tuple(weight.shape)}: another base."
-            )
-        weight.copy_((weight.float() + delta).to(weight.dtype))
+        except KeyError as error:
+            raise CheckpointError(f"{where}: the LoRA of {name} has no partner ({error}).") from error
+        yield name, LowRank(a, b, strength * alpha / len(a))
     if state:
         raise CheckpointError(f"{where} has LoRA tensors of an unknown kind, the first {next(iter(state))}.")
+
+
+def fitting(module: nn.Module, name: str, update: LowRank, where: str) -> nn.Module:
+    """The layer that an update is for. Raises CheckpointError when there is none, or one of another shape."""
+    try:
+        layer = module.get_submodule(name)
+        shape = tuple(layer.get_parameter("weight").shape)
+    except AttributeError as error:
+        raise CheckpointError(f"{where}: the LoRA of {name} has no layer in the base ({error}).") from error
+    made = (len(update.b), *update.a.shape[1:])
+    if made != shape:
+        raise CheckpointError(f"{where}: the LoRA of {name} is {made}, the base's layer {shape}: another base.")
+    return layer

@@ -36,12 +36,13 @@ class TADiSR(nn.Module):
     The denoiser is registered as `unet` or `transformer`, as `config.parts` names it.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, **parts: nn.Module) -> None:
+        """parts: of the base, by `config.parts`, where they are there already; several models may share them."""
         super().__init__()
         self.config = config
-        self.base_digest: str | None = None  # of the frozen base, set by whoever loads one
-        self.vae: AutoencoderKL = AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
-        self.add_module(config.denoiser, build_denoiser(config))
+        self.base_digest: dict[str, str | None] = {}  # of each part of a frozen base, set by whoever loads one
+        self.vae: AutoencoderKL = parts.get("vae") or AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
+        self.add_module(config.denoiser, parts.get(config.denoiser) or build_denoiser(config))
         self.prompt = Prompt(config.prompt)
         self.recorder = Recorder(self.denoiser, config.text_attention)
         self.text_attention: TextProjection | None = None
@@ -50,7 +51,7 @@ class TADiSR(nn.Module):
             channels = self.recorder.channels if config.text_attention.enabled else config.vae["latent_channels"]
             self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0])
         self.decoder = JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
-        if config.residual:
+        if config.residual and "vae" not in parts:
             nn.init.zeros_(self.vae.decoder.conv_out.weight)  # training starts from the upscaled input itself
 
     @property

@@ -18,6 +18,7 @@ from .guide import guided
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .kolors.base import load_base
 from .model import TADiSR
+from .precision import compute_type
 from .preview import Preview
 from .prompt import read_prompt, use_prompt
 from .tiling import Tiling, Window, run_tiled
@@ -25,12 +26,6 @@ from .tiling import Tiling, Window, run_tiled
 log = logging.getLogger(__name__)
 
 COMPACT = Path(__file__).parent / "weights" / "compact.safetensors"
-
-DTYPES = {  # by the names that commands and nodes take
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 DEFAULT_TILING = Tiling()
 SMALLEST_TILE = 128  # below this a tile is all border
 
@@ -49,24 +44,34 @@ def load(
     path: str | Path | None = None,
     *,
     base: str | Path | None = None,
+    vae: str | Path | None = None,
     prompt: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    strength: float = 1.0,
 ) -> TADiSR:
     """A model ready to run: the compact one that ships with the pack, or any checkpoint of ours.
 
-    base: the folder of the frozen base, for an adapter. prompt: a prompt file that replaces the one it carries.
-    dtype None: float32. Raises CheckpointError.
+    base, vae: the frozen base of an adapter, as `load_base` takes it: a folder, or a file each. dtype: of the weights,
+    None: float32; with float8_e4m3fn the denoiser's matrices are stored in it and computed in bf16 or fp16 on a GPU, in
+    fp32 on a CPU. strength: of the adapter's LoRA. prompt: a prompt file that replaces the one it carries. Raises
+    CheckpointError.
     """
     path = COMPACT if path is None else Path(path)
     config = adapter.read_header(path).config
-    if config.lora is None and base is not None:
-        raise CheckpointError(f"{path} stands alone, it is no adapter: leave out the base {base}.")
-    model = TADiSR(config) if config.lora is None else load_base(base, config)
-    adapter.load_tensors(model, path)
+    if config.lora is None and (base is not None or vae is not None):
+        raise CheckpointError(f"{path} stands alone, it is no adapter: leave out the base {base or vae}.")
+    dtype = dtype or torch.float32
+    compute = compute_type(dtype, device)
+    if config.lora is not None:
+        model = load_base(base, config, vae=vae, dtype=dtype, compute=compute, empty=True)
+    else:
+        with torch.device("meta"):
+            model = TADiSR(config)
+    adapter.load_tensors(model, path, dtype=dtype, compute=compute, strength=strength)
     if prompt is not None:
         use_prompt(model, read_prompt(prompt))
-    return model.to(device=device, dtype=dtype or torch.float32).eval().requires_grad_(False)
+    return model.to(device=device).eval().requires_grad_(False)
 
 
 @torch.inference_mode()

@@ -45,7 +45,7 @@ def test_an_adapter_file_brings_the_whole_model_back(trained: TADiSR, kolors_bas
     path = tmp_path / "adapter.safetensors"
     adapter.save(trained, path, training={"steps": 3})
     names = adapter.read_header(path)
-    assert names.base["digest"] == trained.base_digest
+    assert names.base["digest"] == trained.base_digest and set(trained.base_digest) == {"unet", "vae"}
     loaded = load(path, base=kolors_base)
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def test_another_base_is_refused(trained: TADiSR, tmp_path: Path) -> None:
         load(path)
     with pytest.raises(CheckpointError, match="stands alone, it is no adapter"):
         load(base=other)
-    with pytest.raises(CheckpointError, match=r"has no diffusion_pytorch_model"):
+    with pytest.raises(CheckpointError, match=r"has no unet/ with a diffusion_pytorch_model"):
         load(path, base=tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_a_base_of_other_widths_is_refused(trained: TADiSR, tmp_path: Path, kolo
     shutil.copytree(kolors_base, wrong)
     file = "diffusion_pytorch_model.fp16.safetensors"
     shutil.copy(kolors_base / "vae" / file, wrong / "unet" / file)
-    with pytest.raises(CheckpointError, match="is not this base"):
+    with pytest.raises(CheckpointError, match="is a VAE of SDXL's kind, expected Kolors' U-Net"):
         load_base(wrong, trained.config)
     (wrong / "unet" / file).write_bytes((kolors_base / "unet" / file).read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from tadisr import TADiSR, preset
 from tadisr.config import DecoderConfig, ModelConfig, PromptConfig, ScheduleConfig
+from tadisr.kolors.names import unet_names, vae_names
 
 
 def tiny_kolors_config(**changes: Any) -> ModelConfig:
@@ -92,5 +94,17 @@ def randomize(model: TADiSR, *, seed: int = 0, scale: float = 0.1) -> TADiSR:
 def write_base(folder: Path, model: TADiSR) -> Path:
     """The frozen part of a model as a diffusers folder, as users have it."""
     for part in model.config.parts:
-        model.get_submodule(part).save_pretrained(folder / part, variant="fp16")
+        copy.deepcopy(model.get_submodule(part)).half().save_pretrained(folder / part, variant="fp16")
     return folder
+
+
+def as_ldm(model: TADiSR, part: str, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The U-Net or VAE of a model under the keys of ComfyUI's single files, fp16."""
+    state = {k: v.half().contiguous() for k, v in model.get_submodule(part).state_dict().items()}
+    if part == "unet":
+        return {prefix + new: state[old] for old, new in unet_names(state, model.config.unet).items()}
+    names = vae_names(state, model.config.vae)
+    square = (".q.weight", ".k.weight", ".v.weight", ".proj_out.weight")  # 1x1 convolutions there
+    return {
+        prefix + new: state[old][:, :, None, None] if new.endswith(square) else state[old] for old, new in names.items()
+    }

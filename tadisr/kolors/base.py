@@ -1,58 +1,121 @@
-"""Kolors from a diffusers folder: `unet/` and `vae/`, each a config.json and safetensors of any variant."""
+"""A frozen base from the files that users have: its denoiser and its VAE, each found, checked by its table, and loaded.
+
+The modules are built without memory and given their tensors one by one. A tensor that is wanted as it is stays mapped
+in its file; one that is converted is read alone. So the most that is held is the weights themselves.
+"""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import nn
 
-from .. import adapter
+from .. import precision
+from ..adapter import Fingerprint
 from ..config import ModelConfig
+from ..denoise import build_denoiser
 from ..errors import CheckpointError
 from ..model import TADiSR
+from ..precision import FP8
+from ..table import Table, find_table, part_folder
+from . import names
+from .identify import matched
 
-VARIANTS = ("", ".fp16")  # Kolors-diffusers has fp16 files only
+Source = str | Path | Table  # where a part is: a path, or a table that is known already
 
 
-def load_base(folder: str | Path | None, config: ModelConfig) -> TADiSR:
-    """A model of `config` whose U-Net and VAE hold the base's weights, fp32. Raises CheckpointError."""
-    if folder is None:
-        raise CheckpointError(
-            f"The {config.name} adapter needs its base: give the folder of {config.name} that has "
-            f"{config.denoiser}/ and vae/ in it."
-        )
-    model = TADiSR(config)
-    for part in config.parts:
-        _fill(model.get_submodule(part), weights_file(Path(folder) / part))
-    model.base_digest = adapter.base_fingerprint(model)
+def load_base(
+    base: Source | None,
+    config: ModelConfig,
+    *,
+    vae: Source | None = None,
+    dtype: torch.dtype = torch.float32,
+    compute: torch.dtype | None = None,
+    empty: bool = False,
+) -> TADiSR:
+    """A model of `config` on the base's weights; what TADiSR adds to it is new, in float32, or `empty`: on meta.
+
+    base: the folder of a diffusers model or the one file of its denoiser; vae: a folder or file of its own, which a
+    single-file denoiser needs. dtype: the weights are stored in it; compute: what fp8 is computed in, default float32.
+    Raises CheckpointError.
+    """
+    compute = (compute or torch.float32) if dtype == FP8 else dtype
+    tables = find_base(base, config, vae=vae, dtype=dtype)
+    parts, digests = {}, {}
+    for part, table in tables.items():
+        kind = compute if part == "vae" else dtype
+        parts[part], digests[part] = load_part(config, part, table, dtype=kind, compute=compute)
+    with torch.device("meta") if empty else nullcontext():
+        model = TADiSR(config, **parts)
+    model.base_digest = digests
     return model
 
 
-def weights_file(folder: Path) -> Path:
-    """The one weights file in a diffusers part's folder. Raises CheckpointError when there is none."""
-    for variant in VARIANTS:
-        path = folder / f"diffusion_pytorch_model{variant}.safetensors"
-        if path.is_file():
-            return path
-    raise CheckpointError(f"{folder} has no diffusion_pytorch_model.safetensors (or .fp16.safetensors) in it.")
-
-
-def _fill(module: nn.Module, path: Path) -> None:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
+def find_base(
+    base: Source | None, config: ModelConfig, *, vae: Source | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, Table]:
+    """The tables of the base's parts, read from headers alone. Raises CheckpointError."""
+    denoiser = config.denoiser
+    if base is None:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): download or copy it again."
-        ) from error
-    own = module.state_dict()
-    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    wrong = [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
-    if missing or unknown or wrong:
-        raise CheckpointError(
-            f"{path} is not this base: {len(missing)} tensors missing, {len(unknown)} unknown, {len(wrong)} of another "
-            f"shape, the first {(missing + unknown + wrong)[0]}."
+            f"The {config.name} adapter needs its base: give the folder of {config.name} that has {denoiser}/ and vae/ "
+            f"in it, or the file of its {denoiser} and that of its VAE."
         )
-    module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    table = _table(base, denoiser, dtype)
+    if vae is None:
+        if isinstance(base, Table) or part_folder(Path(base), "vae").name != "vae":
+            raise CheckpointError(
+                f"{table.where} brings no VAE: give one, SDXL's sdxl_vae.safetensors or the vae folder of {config.name}."
+            )
+        vae = base
+    return {denoiser: table, "vae": _table(vae, "vae", dtype)}
+
+
+def _table(source: Source, part: str, dtype: torch.dtype) -> Table:
+    return source if isinstance(source, Table) else find_table(source, part, dtype=dtype)
+
+
+def build_part(config: ModelConfig, part: str) -> nn.Module:
+    """A part of the base, its tensors without memory."""
+    with torch.device("meta"):
+        if part == "vae":
+            return AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportReturnType]
+        return build_denoiser(config)
+
+
+def name_table(config: ModelConfig, part: str, module: nn.Module, table: Table) -> dict[str, str]:
+    """{name in the module: name in the table}. Raises CheckpointError for a table that is no such part."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    same = {name: name for name in shapes}
+    if part == "vae":
+        schemes = [same, names.vae_names(shapes, config.vae), names.old_vae_names(shapes)]
+    elif part == "unet":
+        schemes = [same, names.unet_names(shapes, config.unet)]
+    else:
+        schemes = [same]
+    return matched(table, shapes, schemes)
+
+
+def load_part(
+    config: ModelConfig, part: str, table: Table, *, dtype: torch.dtype, compute: torch.dtype
+) -> tuple[nn.Module, str | None]:
+    """One part with the table's tensors, and their digest."""
+    module = build_part(config, part)
+    known = name_table(config, part, module, table)
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if dtype == FP8:
+        precision.follow(module)
+
+    def stays(name: str, own: torch.dtype) -> bool:
+        quantised = dtype == FP8 and precision.stored_in_fp8(name, shapes[name])
+        return own == (FP8 if quantised else compute)
+
+    digest = Fingerprint()
+    for name, tensor in table.read(known, stays):
+        tensor = tensor.reshape(shapes[name])
+        digest.add(f"{part}.{name}", tensor)
+        precision.place(module, name, tensor, dtype=compute, fp8=dtype == FP8)
+    return module.eval().requires_grad_(False), digest.digest()
