@@ -34,7 +34,7 @@ class Branch(nn.Module):
         return forward, gate.sigmoid()
 
     def residual(self, forward: Tensor, gate: Tensor) -> Tensor:
-        return self.scale * self.merge(nn.functional.silu(self.norm(forward * gate)))
+        return self.scale.to(forward) * self.merge(nn.functional.silu(self.norm(forward * gate)))
 
 
 class CDIB(nn.Module):

@@ -44,7 +44,7 @@ def denoise(
     latent (B, c, h, w) of a picture of `size` -> z_H of the latent's shape, and every chosen layer's response to the
     word (B, heads, h', w').
     """
-    conditions = prompt.conditions(len(latent), size)
+    conditions = prompt.conditions(len(latent), size, latent)
     positions = prompt.word_positions(recorder.config.position)
     with recorder.listen(positions, (latent.shape[2], latent.shape[3])) as responses:
         said = denoiser(latent, schedule.time, **conditions, return_dict=False)[0]

@@ -64,7 +64,7 @@ def steer(
 
 def guided(model: TADiSR, image: Tensor, guide: Tensor, *, strength: float = 1.0) -> Output:
     """The whole network (`TADiSR.forward`), its text decoder steered towards `guide` (B, 1, H, W)."""
-    latent, skips = model.encode(image.to(model.dtype))
+    latent, skips = model.encode(image)
     latent, responses = model.denoise(latent)
     a_tex = model.project(latent, responses)
     offsets = None if a_tex is None else steer(model, latent, a_tex, skips, guide, strength=strength)

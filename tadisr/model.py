@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +19,12 @@ from .decoder import JointParts
 from .denoise import build_denoiser, denoise
 from .encode import encode
 from .errors import ImageError
+from .precision import follow
 from .prompt import Prompt
 from .text_attention import Recorder, TextProjection
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,13 @@ class Output:
     responses: list[Tensor]  # a_tex^1..M, each (B, heads, h, w)
 
 
+def cast_all(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor, a list of them or None, in another number type."""
+    if isinstance(value, list):
+        return [one.to(dtype) for one in value]
+    return None if value is None else value.to(dtype)
+
+
 class TADiSR(nn.Module):
     """Fig. 2 as a module. `vae` and `denoiser` are the base; the rest is what TADiSR adds to it.
 
@@ -40,6 +54,8 @@ class TADiSR(nn.Module):
         """parts: of the base, by `config.parts`, where they are there already; several models may share them."""
         super().__init__()
         self.config = config
+        self.overflowed = False  # fp16 did not suffice for the VAE: it and the decoders run in fp32
+        self.placed: torch.device | None = None  # where it runs, when a host that moves layers one by one says so
         self.base_digest: dict[str, str | None] = {}  # of each part of a frozen base, set by whoever loads one
         self.vae: AutoencoderKL = parts.get("vae") or AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
         self.add_module(config.denoiser, parts.get(config.denoiser) or build_denoiser(config))
@@ -64,16 +80,32 @@ class TADiSR(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.vae.decoder.conv_in.weight.device
+        return self.placed or self.vae.decoder.conv_in.weight.device
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
-        return encode(self.vae, F.pixel_unshuffle(image * 2 - 1, self.config.patch))
+        return self._picture(
+            lambda kind: encode(self.vae, F.pixel_unshuffle(image.to(kind) * 2 - 1, self.config.patch))
+        )
+
+    def _picture(self, run: Callable[[torch.dtype], tuple[Tensor, T]]) -> tuple[Tensor, T]:
+        """What the VAE's layers do, in the model's number type; when fp16 overflows in them, from then on in fp32."""
+        if self.dtype == torch.float16 and not self.overflowed:
+            result = run(self.dtype)
+            if result[0].isfinite().all():
+                return result
+            self.overflowed = True
+            log.warning("The VAE of the %s model overflows in fp16: it runs in fp32 from here on.", self.config.name)
+        if self.overflowed:
+            follow(self.vae)
+            follow(self.decoder)
+        return run(torch.float32 if self.overflowed else self.dtype)
 
     def denoise(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
         """z_L -> z_H of the same shape (Eq. 1), and the layers' responses to the word (Eq. 3)."""
         factor = self.config.latent_factor
         size = (latent.shape[2] * factor, latent.shape[3] * factor)
+        latent = latent.to(self.dtype)
         return denoise(self.denoiser, self.recorder, latent, self.prompt, self.config.schedule, size)
 
     def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
@@ -96,7 +128,12 @@ class TADiSR(nn.Module):
         upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's picture is added, in the
         input's precision: half has too few steps for a picture. offsets: of the text stream, see `guide.steer`.
         """
-        image, logits = decode(self.vae, self.decoder, latent, a_tex, skips, offsets)
+
+        def run(kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
+            z, a, kept, moved = (cast_all(x, kind) for x in (latent, a_tex, skips, offsets))
+            return decode(self.vae, self.decoder, z, a, kept, moved)
+
+        image, logits = self._picture(run)
         image = F.pixel_shuffle(image, self.config.patch) / 2
         if not self.config.residual:
             image = image + 0.5
@@ -114,7 +151,7 @@ class TADiSR(nn.Module):
                 f"The network got {tuple(image.shape)}, expected (B, 3, H, W) with sides that are multiples of "
                 f"{self.config.multiple}; upscale() takes pictures of any size."
             )
-        latent, skips = self.encode(image.to(self.dtype))
+        latent, skips = self.encode(image)
         latent, responses = self.denoise(latent)
         a_tex = self.project(latent, responses)
         picture, mask_logits = self.decode(latent, a_tex, skips, image)

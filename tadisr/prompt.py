@@ -172,16 +172,19 @@ class Prompt(nn.Module):
         """The word's rows, or the one row that a config names instead."""
         return self.positions if position is None else torch.tensor([position], device=self.positions.device)
 
-    def conditions(self, batch: int, size: tuple[int, int] = (0, 0)) -> dict[str, Any]:
-        """The arguments by which a denoiser takes the prompt, for a batch of pictures of `size` (height, width)."""
-        conditions: dict[str, Any] = {"encoder_hidden_states": self.embedding.expand(batch, -1, -1)}
+    def conditions(self, batch: int, size: tuple[int, int] = (0, 0), like: Tensor | None = None) -> dict[str, Any]:
+        """The arguments by which a denoiser takes the prompt, for a batch of pictures of `size` (height, width).
+
+        like: a tensor whose type and device they get; None: the prompt's own.
+        """
+        like = self.embedding if like is None else like
+        conditions: dict[str, Any] = {"encoder_hidden_states": self.embedding.to(like).expand(batch, -1, -1)}
         added: dict[str, Tensor] = {}
         if self.pooled is not None:
-            added["text_embeds"] = self.pooled.expand(batch, -1)
+            added["text_embeds"] = self.pooled.to(like).expand(batch, -1)
         time_ids = (*size, 0, 0, *size) if self.config.time_ids is None else self.config.time_ids
         if time_ids:
-            row = torch.tensor([time_ids], device=self.embedding.device, dtype=self.embedding.dtype)
-            added["time_ids"] = row.expand(batch, -1)
+            added["time_ids"] = torch.tensor([time_ids]).to(like).expand(batch, -1)
         return conditions | ({"added_cond_kwargs": added} if added else {})
 
 

@@ -68,7 +68,7 @@ def encode(
 
 
 def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
-    latent, skips = model.encode(upscaled.to(model.device, model.dtype))
+    latent, skips = model.encode(upscaled.to(model.device))
     return (latent.float() / model.config.vae["scaling_factor"]).cpu(), [skip.float().cpu() for skip in skips]
 
 

@@ -77,20 +77,24 @@ class Recording:
 
 
 class Recorder:
-    """Hands out the layers' responses while it is listening; otherwise attention is left exactly as it is."""
+    """Hands out the layers' responses while it is listening; otherwise attention is left exactly as it is.
+
+    Several may share one denoiser, as models of several adapters do: each is at its layers only while it listens.
+    """
 
     def __init__(self, denoiser: nn.Module, config: TextAttentionConfig) -> None:
         self.config = config
         self.recording: Recording | None = None
         self.channels = 0
         self.layers: list[str] = []  # that are listened to, in running order
+        self.processors: list[CrossProcessor | JointProcessor] = []  # of those layers
         for name, layer in text_layers(denoiser):
-            chosen = config.enabled and (config.mid_block or not name.startswith("mid_block"))
-            kind = CrossProcessor if layer.is_cross_attention else JointProcessor
-            layer.set_processor(kind(self if chosen else None))  # pyright: ignore[reportArgumentType]
-            if chosen:
+            if not isinstance(layer.processor, (CrossProcessor, JointProcessor)):
+                layer.set_processor(CrossProcessor() if layer.is_cross_attention else JointProcessor())  # pyright: ignore[reportArgumentType]
+            if config.enabled and (config.mid_block or not name.startswith("mid_block")):
                 self.channels += len(self.chosen_heads(layer.heads))
                 self.layers.append(name)
+                self.processors.append(layer.processor)  # pyright: ignore[reportArgumentType]
 
     def chosen_heads(self, heads: int) -> range:
         return range(heads // 2, heads) if self.config.heads == "second_half" else range(heads)
@@ -99,10 +103,14 @@ class Recorder:
     def listen(self, positions: Tensor, size: tuple[int, int]) -> Iterator[list[Tensor]]:
         """Record while the denoiser runs once on a latent of `size`; yields the list that fills, in running order."""
         self.recording = Recording(positions, size)
+        for processor in self.processors:
+            processor.recorder = self
         try:
             yield self.recording.maps
         finally:
             self.recording = None
+            for processor in self.processors:
+                processor.recorder = None
 
     def hear(self, query: Tensor, key: Tensor, scale: float) -> None:
         """What the picture's queries ask of keys that begin with the prompt's."""
@@ -118,8 +126,7 @@ class Recorder:
 class CrossProcessor:
     """A U-Net's cross-attention (Eq. 2), the recorder listening to its queries and keys."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        self.recorder = recorder
+    recorder: Recorder | None = None
 
     def __call__(
         self,
@@ -148,8 +155,7 @@ class JointProcessor:
     What the picture's tokens ask of the prompt's is the cross-attention within it, so Eq. 3 holds as it stands.
     """
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        self.recorder = recorder
+    recorder: Recorder | None = None
 
     def __call__(
         self,
@@ -193,10 +199,10 @@ class TextProjection(nn.Module):
     def forward(self, responses: list[Tensor], size: tuple[int, int]) -> Tensor:
         """responses M x (B, heads, h, w), in running order -> a_tex (B, width, *size)."""
         levels: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-        weights = self.weight.split([maps.shape[1] for maps in responses], dim=1)
+        weights = self.weight.to(responses[0]).split([maps.shape[1] for maps in responses], dim=1)
         for maps, weight in zip(responses, weights, strict=True):
             levels.setdefault((maps.shape[2], maps.shape[3]), []).append((maps, weight))
-        a_tex = self.bias[:, None, None]
+        a_tex = self.bias.to(responses[0])[:, None, None]
         for level, parts in levels.items():
             stack = torch.cat([maps for maps, _ in parts], 1)
             projected = F.conv2d(stack, torch.cat([weight for _, weight in parts], 1))
