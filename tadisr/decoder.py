@@ -31,7 +31,7 @@ class Branch(nn.Module):
         for block in self.blocks:
             hidden = block(hidden, None)
         forward, gate = self.split(hidden).split(self.widths, dim=1)
-        return forward, gate.sigmoid()
+        return forward.clone(), gate.sigmoid()  # apart, so that the map they were cut from is let go
 
     def residual(self, forward: Tensor, gate: Tensor) -> Tensor:
         return self.scale.to(forward) * self.merge(nn.functional.silu(self.norm(forward * gate)))
@@ -52,7 +52,9 @@ class CDIB(nn.Module):
         """z (B, Ci, h, w), a (B, Ct, h, w) -> the same shapes."""
         image, gate_for_text = self.image.halves(z)
         text, gate_for_image = self.text.halves(a)
-        return z + self.image.residual(image, gate_for_image), a + self.text.residual(text, gate_for_text)
+        a = a + self.text.residual(text, gate_for_text)
+        del text, gate_for_text  # at Kolors' last level every map is 300 MB
+        return z + self.image.residual(image, gate_for_image), a
 
 
 class TextDecoder(nn.Module):
