@@ -108,10 +108,13 @@ def cut(pixels: Pixels, box: Box) -> Pixels:
 class RapidReader(Reader):
     name = "rapidocr"
 
-    def __init__(self, models: Path | None = None) -> None:
+    def __init__(self, models: Path | None = None, threads: int | None = None) -> None:
         from rapidocr import RapidOCR
 
-        self.engine = RapidOCR(params={"Global.log_level": "error", "Global.text_score": 0.0})
+        params: dict[str, Any] = {"Global.log_level": "error", "Global.text_score": 0.0}
+        if threads is not None:
+            params |= {f"EngineConfig.onnxruntime.{kind}_op_num_threads": threads for kind in ("intra", "inter")}
+        self.engine = RapidOCR(params=params)
         logging.getLogger("RapidOCR").setLevel(logging.ERROR)
         blank = np.full((64, 64, 3), 255, np.uint8)
         self.engine(blank, use_det=True, use_cls=False, use_rec=True)  # loads them
@@ -136,16 +139,18 @@ DETECTION = {"limit_side_len": 64, "limit_type": "min", "thresh": 0.3, "box_thre
 class PaddleReader(Reader):
     name = "paddleocr"
 
-    def __init__(self, models: Path | None = None) -> None:
+    def __init__(self, models: Path | None = None, threads: int | None = None) -> None:
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")  # it asks the network at import
         from paddleocr import TextDetection, TextRecognition  # pyright: ignore[reportMissingImports]
 
         detector, recognizer = find_models([folder for folder in (models, paddle_cache()) if folder is not None])
         self.files = tuple(file for folder in (detector, recognizer) for file in sorted(folder.glob("inference.*")))
         self.detector = TextDetection(
-            model_name=detector.name, model_dir=str(detector), **DETECTION, **backend(detector)
+            model_name=detector.name, model_dir=str(detector), **DETECTION, **backend(detector, threads)
         )
-        self.recognizer = TextRecognition(model_name=recognizer.name, model_dir=str(recognizer), **backend(recognizer))
+        self.recognizer = TextRecognition(
+            model_name=recognizer.name, model_dir=str(recognizer), **backend(recognizer, threads)
+        )
 
     def detect(self, pixels: Pixels) -> list[Box]:
         return [np.asarray(box, np.float32) for box in self.detector.predict(pixels)[0]["dt_polys"]]
@@ -177,35 +182,38 @@ def find_models(folders: list[Path]) -> tuple[Path, Path]:
     )
 
 
-def backend(folder: Path) -> dict[str, Any]:
+def backend(folder: Path, threads: int | None = None) -> dict[str, Any]:
     """How paddleocr runs a model folder: ONNX through onnxruntime, else paddlepaddle."""
     if (folder / "inference.onnx").is_file():
-        return {"device": "cpu", "engine": "onnxruntime"}
+        config = {} if threads is None else {"engine_config": {"intra_op_num_threads": threads}}
+        return {"device": "cpu", "engine": "onnxruntime", **config}
     # paddlepaddle 3.3's new IR crashes on these models with oneDNN.
-    return {"device": "cpu", "engine": "paddle_static", "engine_config": {"run_mode": "mkldnn", "enable_new_ir": False}}
+    config = {"run_mode": "mkldnn", "enable_new_ir": False} | ({} if threads is None else {"cpu_threads": threads})
+    return {"device": "cpu", "engine": "paddle_static", "engine_config": config}
 
 
-ENGINES: dict[str, Callable[[Path | None], Reader]] = {"paddleocr": PaddleReader, "rapidocr": RapidReader}
+ENGINES: dict[str, Callable[[Path | None, int | None], Reader]] = {"paddleocr": PaddleReader, "rapidocr": RapidReader}
 
 
-def reader(engine: str = "auto", models: Path | None = None) -> Reader:
+def reader(engine: str = "auto", models: Path | None = None, *, threads: int | None = None) -> Reader:
     """A reader, loaded once for what lies on disk. auto: paddleocr where it and its models are, else rapidocr.
 
     models: a folder that holds paddleocr's model folders; its own cache is looked through after it.
+    threads: how many each model may use; None: as many as there are cores.
     Raises TADiSRError where the engine is not installed or has no models, ConfigError for an unknown one.
     """
     if engine not in ("auto", *ENGINES):
         raise ConfigError(f"engine is {engine!r}, expected auto, {' or '.join(ENGINES)}.")
     folders = [folder for folder in (models, paddle_cache()) if folder is not None and folder.is_dir()]
-    return _reader(engine, models, tuple(str(path) for folder in folders for path in sorted(folder.iterdir())))
+    return _reader(engine, models, threads, tuple(str(path) for folder in folders for path in sorted(folder.iterdir())))
 
 
 @lru_cache(maxsize=2)
-def _reader(engine: str, models: Path | None, on_disk: tuple[str, ...]) -> Reader:
+def _reader(engine: str, models: Path | None, threads: int | None, on_disk: tuple[str, ...]) -> Reader:
     problems = []
     for name in ENGINES if engine == "auto" else (engine,):
         try:
-            return ENGINES[name](models)
+            return ENGINES[name](models, threads)
         except ImportError as error:
             problems.append(f"{name} is not installed ({error}).")
         except TADiSRError as error:

@@ -9,13 +9,19 @@ import sys
 from tadisr.errors import TADiSRError
 
 from ..data.sources import command as sources
+from . import bench, build, report
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.synthesis", description="Make the FTSR data set.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    sources.add_parser(steps)
-    arguments = parser.parse_args(argv)
+    for step in (sources, build, report, bench):
+        step.add_parser(steps)
+    arguments, more = parser.parse_known_args(argv)
+    if any(word.startswith("-") or "=" not in word for word in more) or not hasattr(arguments, "overrides"):
+        parser.parse_args(argv)  # says what it does not know
+    else:
+        arguments.overrides += more  # key=value after an option
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         return arguments.run(arguments)

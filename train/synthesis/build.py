@@ -1,0 +1,199 @@
+"""The whole build, one step after the other: `python -m train.synthesis build CONFIG`.
+
+Killed at any moment and started again it goes on where it stood, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tadisr import ocr
+from tadisr.errors import ConfigError
+
+from . import config as settings
+from .backgrounds import Backgrounds
+from .compose import Compose
+from .config import SynthesisConfig
+from .degrade import Degrade
+from .enhance import Enhance
+from .filter import Filter
+from .journal import Record, write_bytes, write_lines
+from .masks import Masks
+from .report import write_report
+from .step import Step, redo, run
+from .workers import Workers, open_workers
+from .write import Shards, write_card, write_index
+
+log = logging.getLogger("train.synthesis")
+
+STEPS = ("masks", "filter", "enhance", "backgrounds", "compose", "degrade", "shards")
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("build", help="make FTSR, or go on with making it")
+    parser.add_argument("config", type=Path, help="a YAML file, see train/configs/ftsr.yaml")
+    parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance samples=200 seed=1")
+    parser.add_argument("--out", type=Path, help="the data set's folder, over the config's `out`")
+    parser.add_argument("--ray", metavar="ADDRESS", help="work on a Ray cluster (host:port, auto), or `local`")
+    parser.add_argument("--until", choices=STEPS, help="stop after this step")
+    parser.add_argument("--redo", choices=STEPS, help="forget this step and all after it, and do them anew")
+    parser.add_argument("--report", action="store_true", help="write report.html even before the build is whole")
+    parser.set_defaults(run=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    overrides = list(arguments.overrides)
+    if arguments.out is not None:
+        overrides.append(f"out={arguments.out}")
+    config = settings.read(arguments.config, overrides)
+    build(config, ray=arguments.ray, until=arguments.until, again=arguments.redo, report=arguments.report)
+    return 0
+
+
+def resolve(config: SynthesisConfig) -> SynthesisConfig:
+    """The same build for workers anywhere: absolute paths, and the OCR engine by its name."""
+
+    def file(path: str) -> str:
+        return str(Path(path).expanduser().resolve())
+
+    def absolute(table: Record) -> Record:
+        return {k: file(v) if k == "path" and v is not None else v for k, v in table.items()}
+
+    reading = config.reading
+    models = None if reading.models is None else file(reading.models)
+    engine = ocr.reader(reading.engine, None if models is None else Path(models), threads=1).name
+    model = config.enhance.model
+    return dataclasses.replace(
+        config,
+        out=file(config.out),
+        foregrounds=tuple(dataclasses.replace(f, source=absolute(f.source)) for f in config.foregrounds),
+        backgrounds=tuple(dataclasses.replace(b, source=absolute(b.source)) for b in config.backgrounds),
+        reading=dataclasses.replace(reading, engine=engine, models=models),
+        enhance=dataclasses.replace(config.enhance, model=model if model == "off" else file(model)),
+        segment=dataclasses.replace(
+            config.segment,
+            model=config.segment.model if config.segment.model == "compact" else file(config.segment.model),
+            sam=None if config.segment.sam is None else file(config.segment.sam),
+        ),
+    )
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """One build at a time writes to a folder. The lock goes when the process does."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"Another build is writing to {out}: wait for it, or choose another --out.") from error
+        yield
+
+
+def build(
+    config: SynthesisConfig,
+    *,
+    ray: str | None = None,
+    until: str | None = None,
+    again: str | None = None,
+    report: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Make the data set, or what is missing of it; its folder."""
+    given, config = config, resolve(config)
+    out = Path(config.out)
+    with alone(out):
+        steps = Steps(config, given)
+        write_bytes(out / "work" / "config.json", json.dumps(settings.to_dict(config), indent=1).encode())
+        if again is not None:
+            redo(steps.all, again)
+        workers = open_workers(config.workers, ray)
+        try:
+            whole = steps.run(workers, until or STEPS[-1], quiet=quiet)
+        finally:
+            workers.close()
+        if whole or report:
+            write_report(out)
+    log.info("%s: %s", "done" if whole else f"stopped after {until}", out)
+    return out
+
+
+class Steps:
+    """All of them, each handed what the earlier ones found."""
+
+    def __init__(self, config: SynthesisConfig, given: SynthesisConfig) -> None:
+        self.config, self.given = config, given
+        self.masks = Masks(config=config)
+        self.filter = Filter(config=config, masks=self.masks)
+        self.enhance = Enhance(config=config, masks=self.masks, filter=self.filter)
+        self.backgrounds = Backgrounds(config=config)
+        self.compose = Compose(config=config, enhance=self.enhance, backgrounds=self.backgrounds)
+        self.degrade = Degrade(config=config, compose=self.compose)
+        self.shards = Shards(config=config, degrade=self.degrade)
+
+    @property
+    def all(self) -> list[Step]:
+        return [getattr(self, name) for name in STEPS]
+
+    def run(self, workers: Workers, until: str, *, quiet: bool) -> bool:
+        """From the first step to the one named; whether the data set is whole."""
+        config, done, counts = self.config, STEPS.index(until), Counter[str]()
+        out = Path(config.out)
+
+        pictures = run(self.masks, workers, quiet=quiet)
+        counts.update({"text pictures": len(pictures), "broken text pictures": broken(pictures)})
+        quarantine(out, pictures, [])
+        if done < 1:
+            return False
+        fine = tuple(record for record in pictures if record["status"] == "ok")
+        crops = run(dataclasses.replace(self.filter, pictures=fine), workers, quiet=quiet)
+        kept = tuple(crop for crop in crops if crop["status"] == "kept")
+        counts.update({"text crops": len(crops), "text crops kept": len(kept)})
+        if done < 2:
+            return False
+        enhance = dataclasses.replace(self.enhance, crops=kept)
+        enhanced = run(enhance, workers, quiet=quiet)
+        enhance.write_pool(enhanced)
+        counts["text crops enhanced"] = sum(record["enhanced"] > 1 for record in enhanced)
+        if done < 3:
+            return False
+        grounds = run(self.backgrounds, workers, quiet=quiet)
+        self.backgrounds.write_pool(grounds)
+        counts.update({"backgrounds": len(grounds), "broken backgrounds": broken(grounds)})
+        counts["backgrounds kept"] = sum(record["status"] == "kept" for record in grounds)
+        quarantine(out, pictures, grounds)
+        if done < 4:
+            return False
+        for name, found in (("text crops", kept), ("backgrounds", counts["backgrounds kept"])):
+            if not found:
+                write_report(out)
+                raise ConfigError(f"No {name} were kept: {out}/report.html shows what was dropped and why.")
+        composed = run(self.compose, workers, quiet=quiet)
+        if done < 5:
+            return False
+        degraded = run(self.degrade, workers, quiet=quiet)
+        rows = write_index(config, composed, degraded)
+        if config.write.shards and done >= 6:
+            run(self.shards, workers, quiet=quiet)
+        write_card(config, self.given, rows, dict(counts))
+        return True
+
+
+def broken(records: list[Record]) -> int:
+    return sum(record["status"] == "broken" for record in records)
+
+
+def quarantine(out: Path, pictures: list[Record], grounds: list[Record]) -> None:
+    """`quarantine.jsonl`: the pictures that could not be used, and why."""
+    names = ("foreground", "background", "index", "key", "reason")
+    rows = [{n: r[n] for n in names if n in r} for r in (*pictures, *grounds) if r["status"] == "broken"]
+    write_lines(out / "quarantine.jsonl", rows)
