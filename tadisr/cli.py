@@ -1,4 +1,4 @@
-"""The command line: `python -m tadisr upscale IN... -o OUT`, `info FILE`, `prompt -o FILE`, `bench`."""
+"""The command line: `python -m tadisr upscale IN... -o OUT`, `info FILE`, `prompt -o FILE`, `download NAME`, `bench`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import adapter, bench, color
-from .commands import prompt
+from .commands import download, prompt
 from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     measure.set_defaults(run=run_bench)
 
     encode = prompt.add(commands)
+    download.add(commands)
 
     for command in (up, measure):
         command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")

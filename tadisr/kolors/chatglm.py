@@ -144,7 +144,8 @@ def find_vocabulary(source: Path, tokenizer: str | Path | None) -> Path:
             return place
     raise CheckpointError(
         f"There is no {VOCABULARY} {f'in {tokenizer}' if tokenizer is not None else f'beside {source}'}: fetch "
-        f"tokenizer/{VOCABULARY} (1 MB) of Kwai-Kolors/Kolors-diffusers and put it into {places[0].parent}."
+        f"tokenizer/{VOCABULARY} of Kwai-Kolors/Kolors-diffusers (1 MB, python -m tadisr download kolors --parts tokenizer) "
+        f"and put it into {places[0].parent}."
     )
 
 
