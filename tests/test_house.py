@@ -104,7 +104,7 @@ def test_the_registry_would_take_the_pack() -> None:
 
 def test_no_machine_speaks_in_the_repository() -> None:
     """No absolute path of a developer's machine in what is tracked."""
-    files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
     for name in files:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".json", ".txt"} and path.name != "test_house.py":
