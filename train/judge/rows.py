@@ -40,7 +40,7 @@ def ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]
     }
     hit, wrong, lost = np.array([one.mask or (0, 0, 0) for one in judged], np.float64).reshape(-1, 3).T
     found |= {"mask_iou": Ratio(hit, hit + wrong + lost), "mask_f1": Ratio(2 * hit, 2 * hit + wrong + lost)}
-    for number, engine in enumerate(engines):
+    for number, engine in enumerate(engines or [""]):
         end = f"@{engine}" if number else ""
         for part, suffix in (("lines", ""), ("labelled", "_label")):
             scores = [ocr.score(getattr(one, part).get(engine, [])) for one in judged]
