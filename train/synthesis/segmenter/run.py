@@ -14,7 +14,8 @@ import tadisr
 from tadisr.adapter import file_digest
 from tadisr.errors import CheckpointError
 from tadisr.image import resize
-from tadisr.pipeline import DTYPES, run_tile
+from tadisr.pipeline import run_tile
+from tadisr.precision import DTYPES
 from tadisr.tiling import profiles, starts
 
 from . import Mask, Picture, checkpoint
