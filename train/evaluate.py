@@ -29,7 +29,7 @@ from tadisr.cli import placement
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.files import write_atomic
 from tadisr.ocr import Reader
-from tadisr.pipeline import DTYPES
+from tadisr.precision import DTYPES
 from tadisr.tiling import Tiling
 
 from .data.pairs import Pairs, open_pairs
