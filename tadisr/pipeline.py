@@ -108,7 +108,7 @@ def upscale(
     full = (height * SCALE, width * SCALE)
     colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
     if guide is not None:
-        guide = resize(guide.float().cpu().clamp(0, 1), full).expand(len(image), -1, -1, -1)
+        guide = resize(checked_guide(guide, len(image)), full)
     if enlarged is not None and enlarged.shape != (len(image), 3, *full):
         raise ImageError(f"The enlarged picture has shape {tuple(enlarged.shape)}, expected {(len(image), 3, *full)}.")
 
@@ -204,3 +204,12 @@ def check(image: Tensor, scale: float) -> None:
         raise ImageError("The picture has NaN or infinite values: the node before this one went wrong.")
     if not 1 <= scale <= SCALE:
         raise ConfigError(f"scale is {scale}, expected 1 to {SCALE}.")
+
+
+def checked_guide(guide: Tensor, batch: int) -> Tensor:
+    """An edited mask (B or 1, 1, H, W) for so many pictures -> (batch, 1, H, W) on the CPU. Raises ImageError."""
+    if len(guide) not in (1, batch) or 0 in guide.shape:
+        raise ImageError(f"There are {len(guide)} masks for {batch} pictures: give one, or one for each, not empty.")
+    if not torch.isfinite(guide).all():
+        raise ImageError("The mask has NaN or infinite values: the node before this one went wrong.")
+    return guide.float().cpu().clamp(0, 1).expand(batch, -1, -1, -1)

@@ -20,7 +20,7 @@ from .follow import match
 from .guide import steer
 from .image import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from .model import TADiSR
-from .pipeline import Progress, Upscaled, check
+from .pipeline import Progress, Upscaled, check, checked_guide
 from .prompt import EncodedPrompt, prompted
 
 T = TypeVar("T")
@@ -134,9 +134,7 @@ def decode(
         )
     size, target = (padded, padded) if source is None else (source.size, source.target)
     if guide is not None:
-        if len(guide) not in (1, len(samples)):
-            raise ImageError(f"There are {len(guide)} masks for {len(samples)} pictures: give one, or one for each.")
-        guide = resize(guide.float().cpu().clamp(0, 1).expand(len(samples), -1, -1, -1), size)
+        guide = resize(checked_guide(guide, len(samples)), size)
         guide = F.pad(guide, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
 
     def one(i: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,138 @@
+"""What other nodes may hand over: pictures of any shape, kind and value. Each gets an answer or one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from browser import server
+from comfy_host import Comfy, Result, node
+
+from tadisr.image import read_image
+
+# A pack with two nodes that make what no core node does.
+PACK = """
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+def filled(shape, fill):
+    shape = [int(side) for side in shape.split("x")]
+    value = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if fill in ("nan", "inf"):
+        value.flatten()[value.numel() // 2] = float(fill)
+    return {"zeros": value * 0, "wild": value * 9 - 4, "half": value.half()}.get(fill, value)
+
+class Odd(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(node_id="Odd", inputs=[io.String.Input("shape"), io.String.Input("fill")],
+                         outputs=[io.Image.Output("image"), io.Mask.Output("mask")])
+    @classmethod
+    def execute(cls, shape, fill):
+        return io.NodeOutput(filled(shape, fill), filled(shape, fill))
+
+class Pack(ComfyExtension):
+    async def get_node_list(self):
+        return [Odd]
+
+async def comfy_entrypoint():
+    return Pack()
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
+    base = tmp_path_factory.mktemp("odd")
+    host = server(base)
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "odd.py").write_text(PACK)
+    with host:
+        yield host
+
+
+def whole(shape: str, fill: str = "noise", **inputs: Any) -> dict[str, Any]:
+    """The upscaler and the staged chain on the same picture, beside one another."""
+    return {
+        "odd": node("Odd", shape=shape, fill=fill),
+        "model": node("TADiSRLoader", model="compact (built in)", dtype="fp32"),
+        "up": node(
+            "TADiSRUpscale", image=["odd", 0], model=["model", 0],
+            **{"scale": 4.0, "tile": 128, "overlap": 32, "tile_batch": 2, "color": "off"} | inputs,
+        ),
+        "save": node("SaveImage", images=["up", 0], filename_prefix="odd"),
+        "encode": node("TADiSREncode", image=["odd", 0], model=["model", 0], scale=4.0),
+        "denoise": node("TADiSRDenoise", latent=["encode", 0], model=["model", 0]),
+        "decode": node("TADiSRJointDecode", latent=["denoise", 0], attention=["denoise", 1], model=["model", 0]),
+        "staged": node("SaveImage", images=["decode", 0], filename_prefix="staged"),
+    }  # fmt: skip
+
+
+def pictures(host: Comfy, result: Result, name: str) -> list[tuple[int, ...]]:
+    assert result.last == "execution_success", result.error or result.body
+    return [tuple(read_image(host.output(image)).shape[1:]) for image in result.images(name)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "fill"),
+    [
+        ("1x1x1x3", "noise"), ("1x1x37x3", "noise"), ("3x9x13x3", "noise"), ("1x11x7x4", "noise"), ("1x8x10x1", "noise"),
+        ("1x8x10x2", "noise"), ("1x8x8x3", "wild"), ("1x8x8x3", "half"), ("2x40x5x3", "zeros"),
+    ],
+)  # fmt: skip
+def test_any_picture_goes_through(odd: Comfy, shape: str, fill: str) -> None:
+    batch, height, width, channels = map(int, shape.split("x"))
+    prompt = whole(shape, fill)
+    if channels < 3:  # Save Image takes three or four; our nodes give back as many as came in
+        for save, source in (("save", "up"), ("staged", "decode")):
+            prompt[f"{save}_first"] = node("ImageFromBatch", image=[source, 0], batch_index=0, length=1)
+            prompt[save] = node("TADiSRReadText", image=[source, 0], engine="rapidocr", minimum_confidence=0.5)
+            prompt[f"{save}_boxes"] = node("SaveImage", images=[save, 2], filename_prefix="grey")
+    result = odd.run(prompt)
+    for name in ("save", "staged") if channels > 2 else ("save_boxes", "staged_boxes"):
+        size = (max(3, channels), 4 * height, 4 * width)
+        assert pictures(odd, result, name) == [size] * batch
+
+
+@pytest.mark.parametrize(
+    ("shape", "fill", "message"),
+    [
+        ("1x8x8x3", "nan", "NaN or infinite values"),
+        ("1x8x8x3", "inf", "NaN or infinite values"),
+        ("0x8x8x3", "noise", "cannot be upscaled"),
+        ("1x8x8x5", "noise", "cannot be upscaled"),
+    ],
+)
+def test_what_is_no_picture_gets_one_sentence(odd: Comfy, shape: str, fill: str, message: str) -> None:
+    for kept in (("up", "save"), ("encode", "denoise", "decode", "staged")):
+        prompt = whole(shape, fill)
+        result = odd.run({name: prompt[name] for name in ("odd", "model", *kept)})
+        assert message in result.error, kept
+
+
+@pytest.mark.parametrize(
+    ("mask", "fill", "message"),
+    [
+        ("1x9x13", "zeros", None), ("9x13", "noise", None), ("1x64x64", "zeros", None), ("2x3x3", "noise", None),
+        ("3x9x13", "noise", "3 masks for 2 pictures"), ("1x9x13", "nan", "NaN or infinite values"),
+    ],
+)  # fmt: skip
+def test_masks_of_every_size_and_number(odd: Comfy, mask: str, fill: str, message: str | None) -> None:
+    for guided, save in (("up", "save"), ("decode", "staged")):
+        prompt = whole("2x9x13x3")
+        prompt["mask"] = node("Odd", shape=mask, fill=fill)
+        prompt[guided]["inputs"]["mask"] = ["mask", 1]
+        keep = ("up", "save") if guided == "up" else ("encode", "denoise", "decode", "staged")
+        result = odd.run({name: prompt[name] for name in ("odd", "model", "mask", *keep)})
+        if message is None:
+            assert pictures(odd, result, save) == [(3, 36, 52)] * 2
+        else:
+            assert message in result.error, guided
+
+
+def test_names_do_not_lead_out_of_the_model_folders(odd: Comfy) -> None:
+    (odd.base / "secret.safetensors").write_bytes(b"secret")
+    for name in ("../../secret.safetensors", str(odd.base / "secret.safetensors"), "..", ""):
+        prompt = whole("1x8x8x3")
+        prompt["model"]["inputs"]["model"] = name
+        assert "There is no model" in odd.run(prompt).error, name
