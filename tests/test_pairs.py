@@ -159,6 +159,20 @@ def test_labels_in_their_forms(tmp_path: Path) -> None:
     assert a.label == (Label("EXIT"), Label("出口", corners)) and b.label == (Label("出口", corners),)
 
 
+def test_labels_of_a_data_set_that_was_built_here(tmp_path: Path) -> None:
+    """The crops' own labels, where they were put; one of two lines cannot be read in one box."""
+    folder = ftsr(tmp_path, range(1, 3), low="lr")
+    crops = [
+        {"label": "出口", "place": [4, 6, 20, 8], "line_height": 8.0},
+        {"label": "two lines", "place": [4, 16, 20, 12], "line_height": 6.0},
+        {"label": None, "place": [0, 0, 4, 4], "line_height": 4.0},
+    ]
+    rows = [{"id": "0000001", "foregrounds": crops}, {"id": "0000002", "foregrounds": []}]
+    (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    one, two = open_pairs(folder, split="all")
+    assert one.label == (Label("出口", ((4, 6), (24, 6), (24, 14), (4, 14))),) and two.label == ()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -262,13 +262,14 @@ def read_labels(folder: Path) -> dict[str, tuple[Label, ...]] | None:
     labels.json: {name: [line, ...]}, a line being a text, or {"text": ..., "box": [[x, y] x4]}.
     labels.txt: `name TAB text`, or `name TAB x1,y1,x2,y2,x3,y3,x4,y4 TAB text`, a line of text a line; or PaddleOCR's own
     `name TAB [{"transcription": ..., "points": [[x, y] x4]}, ...]`. Text "###" (unreadable, by ICDAR's custom) is left out.
+    Without either, the index.jsonl of a data set that train.synthesis has built: its crops' own labels, where they stand.
     Raises ConfigError for anything else.
     """
     as_json, as_text = folder / "labels.json", folder / "labels.txt"
     if as_json.is_file() and as_text.is_file():
         raise ConfigError(f"{folder} has both labels.json and labels.txt: keep one of them.")
     if not as_json.is_file() and not as_text.is_file():
-        return None
+        return read_index(folder / "index.jsonl")
     found: dict[str, list[Label]] = {}
     if as_json.is_file():
         for name, lines in _json(as_json.read_text(encoding="utf-8"), str(as_json)).items():
@@ -280,6 +281,23 @@ def read_labels(folder: Path) -> dict[str, tuple[Label, ...]] | None:
                 name, lines = _row(row, f"{as_text}, line {number}")
                 found.setdefault(_key(name), []).extend(lines)
     return {key: tuple(line for line in lines if line.text != "###") for key, lines in found.items()}
+
+
+def read_index(path: Path) -> dict[str, tuple[Label, ...]] | None:
+    """Labels of crops with one line of text, by the sample's id."""
+    if not path.is_file():
+        return None
+    found: dict[str, tuple[Label, ...]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        row = _json(line, f"{path}, line {number}")
+        lines = []
+        for crop in row.get("foregrounds", ()):
+            left, top, width, height = crop["place"]
+            if crop.get("label") and crop["line_height"] > 0.75 * min(width, height):
+                right, bottom = left + width, top + height
+                lines.append(Label(crop["label"], ((left, top), (right, top), (right, bottom), (left, bottom))))
+        found[row["id"]] = tuple(lines)
+    return found
 
 
 def _row(row: str, where: str) -> tuple[str, list[Label]]:
