@@ -29,6 +29,8 @@ class LossConfig:
     focal_gamma: float = 2.0
     dice: float = 1.0  # lambda_4
     seg: float = 1.0  # weight of l_seg as a whole; the paper adds the two as they are
+    ocr: float = 0.0  # of PP-OCR's features, see ocr_loss.py; not in the paper
+    ocr_model: str | None = None  # an ONNX file of its recogniser; None: rapidocr's own
 
 
 def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_mask: Tensor, gamma: float) -> Tensor:
@@ -92,6 +94,11 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.lpips = None if config.lpips == "off" else make_lpips(config.lpips_net, random_backbone=random_backbone)
+        self.ocr: nn.Module | None = None
+        if config.ocr:
+            from .ocr_loss import OCRLoss
+
+            self.ocr = OCRLoss(config.ocr_model)
 
     def forward(self, image: Tensor, logits: Tensor | None, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1]; logits and mask (B, 1, H, W) -> the weighted terms, their sum as `total`."""
@@ -104,6 +111,8 @@ class Objective(nn.Module):
             terms["lpips"] = c.lpips * self.lpips(image * 2 - 1, target * 2 - 1).mean()
         if c.mf:
             terms["mf"] = c.mf * modified_focal(image, target, mask, target_mask, c.gamma)
+        if self.ocr is not None:
+            terms["ocr"] = c.ocr * self.ocr(image, target, target_mask)
         if logits is not None and mask is not None:
             if c.seg_mse:
                 terms["seg_mse"] = c.seg * c.seg_mse * F.mse_loss(mask, target_mask)

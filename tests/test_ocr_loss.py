@@ -1,0 +1,87 @@
+"""The recogniser as a torch graph against onnxruntime, and the loss on what it sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from tadisr import CheckpointError
+from train.losses import LossConfig, Objective
+from train.ocr_loss import OCRLoss, find_lines, rapidocr_recognizer
+from train.onnx_torch import OnnxGraph
+
+
+@pytest.fixture(scope="module")
+def loss() -> OCRLoss:
+    return OCRLoss()
+
+
+def page() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two lines of text, dark on light, and their mask."""
+    ink = np.zeros((96, 256), np.uint8)
+    for at, text in ((34, "Reading 42"), (80, "small print")):
+        cv2.putText(ink, text, (8, at), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2, cv2.LINE_AA)
+    mask = torch.from_numpy(ink)[None, None].float() / 255
+    return (0.9 - 0.8 * mask).expand(1, 3, -1, -1).clone(), mask
+
+
+@pytest.mark.parametrize("width", [48, 160, 328])
+def test_the_graph_is_what_onnxruntime_runs(width: int) -> None:
+    path = rapidocr_recognizer()
+    picture = torch.rand(2, 3, 48, width, generator=torch.Generator().manual_seed(width)) * 2 - 1
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    expected = session.run(None, {session.get_inputs()[0].name: picture.numpy()})[0]
+    ours = OnnxGraph(path)(picture)
+    assert ours.shape == expected.shape
+    assert np.abs(ours.numpy() - expected).max() < 1e-3
+
+
+def test_lines_are_found_in_the_mask() -> None:
+    windows = find_lines(page()[1][0, 0], 4)
+    assert len(windows) == 2
+    (top, bottom, left, right), second = sorted(windows)
+    assert top < 14 and 34 <= bottom < 50 and left < 10 and right > 160 and second[0] > 45
+    assert len(find_lines(page()[1][0, 0], 1)) == 1 and find_lines(torch.zeros(32, 32), 4) == []
+
+
+def test_what_reads_alike_costs_little_and_the_gradient_reaches_the_picture(loss: OCRLoss) -> None:
+    picture, mask = page()
+    assert loss(picture, picture, mask) == 0
+    blurred = torch.nn.functional.avg_pool2d(picture, 9, 1, 4)
+    slightly = torch.nn.functional.avg_pool2d(picture, 3, 1, 1).requires_grad_()
+    assert 0 < loss(slightly, picture, mask) < loss(blurred, picture, mask)
+    loss(slightly, picture, mask).backward()
+    assert slightly.grad is not None and slightly.grad[mask.expand(-1, 3, -1, -1) > 0.5].any()
+    assert not any(p.requires_grad for p in loss.parameters())
+    nothing = loss(slightly, picture, mask * 0)
+    assert nothing == 0 and nothing.requires_grad
+
+
+def test_a_step_down_its_gradient_reads_better(loss: OCRLoss) -> None:
+    picture, mask = page()
+    ours = torch.nn.functional.avg_pool2d(picture, 5, 1, 2).requires_grad_()
+    before = loss(ours, picture, mask)
+    (gradient,) = torch.autograd.grad(before, ours)
+    with torch.no_grad():
+        after = loss(ours - gradient * 0.001 / gradient.abs().max(), picture, mask)
+    assert after < before
+
+
+def test_it_is_one_more_term() -> None:
+    picture, mask = page()
+    off = LossConfig(mse=0, lpips="off", mf=0, seg_mse=0, focal=0, dice=0)
+    terms = Objective(dataclasses.replace(off, ocr=0.5))(picture * 0.9, None, picture, mask)
+    assert terms.keys() == {"ocr", "total"} and terms["ocr"] > 0
+    assert LossConfig().ocr == 0
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    with pytest.raises(CheckpointError, match=r"x\.onnx is not an ONNX file|operation"):
+        OnnxGraph(tmp_path / "x.onnx")
