@@ -12,7 +12,7 @@ import torch
 from tadisr import ConfigError
 from train.data import rendered, strings
 from train.data.degradation import PRESETS, bicubic, degrade, gaussian_kernel, mixture, sinc_kernel
-from train.data.rendered import SCENES, Page, RenderedText
+from train.data.rendered import SCENES, Page, RenderedText, main
 
 FOLDERS = [Path("/usr/share/fonts") / name for name in ("truetype/liberation", "truetype/wqy", "truetype/dejavu")]
 FONTS = [folder for folder in FOLDERS if folder.is_dir()]
@@ -160,3 +160,16 @@ def test_kernels_and_mixture() -> None:
 def test_the_sheet(tmp_path: Path, stream: RenderedText) -> None:
     rendered.sheet(stream, 3, tmp_path / "sheet.png")
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (64, 3 * 3 * 64, 3)
+
+
+def test_samples_become_pairs_on_disk(tmp_path: Path) -> None:
+    from train.data.pairs import open_pairs
+
+    fonts = list(map(str, FONTS))
+    assert main([str(tmp_path / "pairs"), "--n", "2", "--crop", "64", "--seed", "5", "--fonts", *fonts]) == 0
+    pairs = open_pairs(tmp_path / "pairs")
+    sample = RenderedText(crop=64, seed=5, fonts=FONTS, degradation={"light": 1.0}).sample(1)
+    assert [pair.key for pair in pairs] == ["0000", "0001"] and pairs[1].mask is not None
+    for name in ("hr", "lr", "mask"):
+        stored, drawn = getattr(pairs[1], name), sample[name].numpy()
+        assert np.abs(stored / 255 - (drawn[0] if name == "mask" else drawn.transpose(1, 2, 0))).max() < 0.6 / 255

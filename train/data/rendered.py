@@ -349,20 +349,39 @@ def sheet(stream: RenderedText, count: int, path: str | Path) -> None:
     Image.fromarray(np.vstack(grid)).save(path)
 
 
+def write_pairs(stream: RenderedText, count: int, folder: Path) -> None:
+    """The first samples as pairs on disk, hr/ lr/ mask/ as train/data/pairs.py reads them."""
+    for name in ("hr", "lr", "mask"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        for name, tensor in stream.sample(index).items():
+            pixels = (tensor.numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+            Image.fromarray(pixels if name != "mask" else pixels[..., 0]).save(folder / name / f"{index:04d}.png")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m train.data.rendered", description="Draw a sheet of training samples to look at."
+        prog="python -m train.data.rendered", description="Draw a sheet of training samples to look at, or write pairs."
     )
-    parser.add_argument("out", help="the sheet, a PNG")
+    parser.add_argument("out", type=Path, help="the sheet, a PNG; a folder: pairs in hr/ lr/ mask/")
     parser.add_argument("--n", type=int, default=24)
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backgrounds", nargs="*", type=Path, default=[])
+    parser.add_argument("--fonts", nargs="*", type=Path, default=[Path("/usr/share/fonts")])
     parser.add_argument("--degradation", default="light", help="a preset's name")
+    parser.add_argument("--camera", type=float, default=0.0, help="share of HR pictures that look photographed")
     a = parser.parse_args(argv)
-    sheet(
-        RenderedText(crop=a.crop, seed=a.seed, backgrounds=a.backgrounds, degradation={a.degradation: 1.0}), a.n, a.out
+    stream = RenderedText(
+        crop=a.crop,
+        seed=a.seed,
+        backgrounds=a.backgrounds,
+        fonts=a.fonts,
+        degradation={a.degradation: 1.0},
+        camera=a.camera,
     )
+    write = sheet if a.out.suffix.lower() == ".png" else write_pairs
+    write(stream, a.n, a.out)
     return 0
 
 
