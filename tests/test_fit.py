@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from test_rendered import FONTS
 
 import tadisr
 from tadisr import ConfigError, TADiSR, adapter
+from tadisr.errors import TADiSRError
 from train import settings
-from train.fit import EMA, build_model, fit, learning_rate, main
+from train.build import build_model
+from train.fit import fit, main
+from train.schedule import EMA, Watch, learning_rate
 from train.settings import FitConfig
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
@@ -36,15 +40,13 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
         pass
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        seen: list[int] = []
 
-        def stop_after_three(given: FitConfig, step: int) -> float:
-            seen.append(step)
-            if len(seen) > 5:  # asked twice a step: once to set it, once to log it
+        def stop_at_three(given: FitConfig, step: int) -> float:
+            if step == 3:
                 raise Stop
             return learning_rate(given, step)
 
-        patch.setattr("train.fit.learning_rate", stop_after_three)
+        patch.setattr("train.fit.learning_rate", stop_at_three)
         fit(stopped)
     parts = fit(stopped)
     one, other = load_file(whole / "model.safetensors"), load_file(parts / "model.safetensors")
@@ -73,18 +75,18 @@ def test_a_checkpoint_loads_and_says_how_it_was_made(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     """A hundred steps bring every term down on pictures it has not seen."""
-    from tadisr.image import resize
-    from train.fit import triplets
+    from train.data.triplets import held_out_samples
     from train.losses import Objective
 
     run = config(tmp_path / "run", "steps=100", "batch=4", "lr=0.002", "ema=0", "data.degradation={light: 1.0}")
-    unseen = [triplets(run, seed=77)[i] for i in range(32)]
+    samples, _ = held_out_samples(run.data, seed=77)
+    unseen = [samples.sample(i) for i in range(32)]
     batch = {key: torch.stack([sample[key] for sample in unseen]) for key in unseen[0]}
     fresh, trained = build_model(run), tadisr.load(fit(run) / "model.safetensors")
     losses = []
     for model in (fresh, trained):
         with torch.no_grad():
-            output = model.eval()(resize(batch["lr"], (64, 64)))
+            output = model.eval()(batch["upscaled"])
         losses.append(Objective(run.loss)(output.image, output.mask_logits, batch["hr"], batch["mask"]))
     assert all(losses[1][name] < losses[0][name] for name in ("mse", "mf", "seg_mse", "focal", "total")), losses
 
@@ -94,12 +96,127 @@ def test_an_adapter_trains_on_a_frozen_base(kolors_base: Path, tmp_path: Path, m
     from tiny import tiny_kolors_config
 
     monkeypatch.setattr("train.settings.model_config", lambda _table: tiny_kolors_config())
-    out = fit(config(tmp_path / "run", "steps=2", "batch=1", f"base={kolors_base}", "precision=no", "lr=0.01"))
+    options = ["batch=1", f"base={kolors_base}", "lr=0.01", "panel=1", "data.workers=0"]
+    with pytest.raises(ConfigError, match="not encoded yet"):
+        fit(config(tmp_path / "run", "steps=2", *options))
+    options.append(f"prompt={write_prompt(tmp_path / 'prompt.safetensors')}")
+    out = fit(config(tmp_path / "run", "steps=2", *options))
     file = out / "model.safetensors"
-    names = load_file(file).keys()
-    assert {n.split(".")[0] for n in names} == {"unet_lora", "vae_lora", "text_attention", "decoder", "prompt"}
-    assert any(".lora_B." in n and load_file(file)[n].any() for n in names)
+    written = load_file(file)
+    assert {n.split(".")[0] for n in written} == {"unet_lora", "vae_lora", "text_attention", "decoder", "prompt"}
+    assert any(".lora_B." in n and tensor.any() for n, tensor in written.items())
+    assert written["prompt.embedding"].any()
     assert tadisr.upscale(tadisr.load(file, base=kolors_base), torch.rand(1, 3, 8, 8)).image.shape == (1, 3, 32, 32)
+    # the next stage starts from it: LoRA goes on as LoRA, not merged
+    again = build_model(config(tmp_path / "next", *options, f"init={file}"))
+    learned = {name: p for name, p in again.named_parameters() if p.requires_grad}
+    assert any(".lora_B." in name and p.any() for name, p in learned.items())
+    assert all(torch.equal(value, written[name]) for name, value in adapter.tensors_of(again).items())
+
+
+def write_prompt(path: Path) -> Path:
+    from tadisr.prompt import EncodedPrompt
+
+    torch.manual_seed(2)
+    mask = torch.ones(16, dtype=torch.int64)
+    EncodedPrompt(
+        embedding=torch.randn(1, 16, 32), pooled=torch.randn(1, 32), mask=mask, positions=torch.tensor([15]),
+        text="best quality,highres,extremely detailed,text", word="text",
+    ).save(path)  # fmt: skip
+    return path
+
+
+def test_checkpointing_and_a_bf16_base_change_no_gradient(
+    kolors_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layers that run again answer to the word again; what is kept between is less."""
+    from tiny import randomize, tiny_kolors_config
+
+    monkeypatch.setattr("train.settings.model_config", lambda _table: tiny_kolors_config())
+    common = [f"base={kolors_base}", f"prompt={write_prompt(tmp_path / 'prompt.safetensors')}"]
+    gradients, held = [], []
+    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for option in ("checkpointing=false", "checkpointing=true"):
+        torch.manual_seed(0)
+        model = randomize(build_model(config(tmp_path / "run", *common, option)))
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t):
+            output = model(picture)
+        assert output.mask_logits is not None
+        (output.image.mean() + output.mask_logits.mean()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+        held.append(sum(sizes))
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+    assert any("lora" in name and gradient.any() for name, gradient in gradients[0].items())
+    assert held[1] < 0.6 * held[0]
+    held_in = build_model(config(tmp_path / "run", *common, "base_precision=bf16", "precision=bf16"))
+    kinds = {p.requires_grad: p.dtype for p in held_in.parameters() if p.ndim > 1}
+    assert kinds == {False: torch.bfloat16, True: torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert held_in(picture).image.isfinite().all()
+    with pytest.raises(ConfigError, match="set precision: bf16"):
+        build_model(config(tmp_path / "run", *common, "base_precision=bf16"))
+
+
+def test_accumulated_passes_are_one_larger_batch(tmp_path: Path) -> None:
+    """The first moment of Adam after one step is a tenth of the gradient."""
+    moments = []
+    for name, options in {"one": ["batch=2"], "two": ["batch=1", "accumulate=2"]}.items():
+        run = config(tmp_path / name, "steps=1", "ema=0", "clip=1e9", "data.workers=0", "panel=1", *options)
+        state = torch.load(fit(run) / "checkpoints" / "0000001" / "state.pt", weights_only=True)
+        moments.append({key: value["exp_avg"] for key, value in state["optimizer"]["state"].items()})
+    for name, moment in moments[0].items():
+        torch.testing.assert_close(moments[1][name], moment, atol=1e-6, rtol=1e-3)
+
+
+def test_checkpoints_rotate_and_the_best_is_kept(tmp_path: Path) -> None:
+    options = ["steps=5", "checkpoint_every=1", "keep=2", "data.workers=0", "panel_every=9", "panel=1"]
+    out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 2, ocr: rapidocr}"))
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["0000004", "0000005"]
+    rows = [line.split(",") for line in (out / "validation.csv").read_text().splitlines()]
+    assert rows[0] == ["step", "psnr", "psnr_bicubic", "mask_iou", "ocr_a"] and [row[0] for row in rows[1:]] == [
+        "2",
+        "4",
+        "5",
+    ]
+    best = max(rows[1:], key=lambda row: float(row[1]))
+    assert adapter.read_header(out / "best-psnr.safetensors").training["steps"] == int(best[0])
+    assert (out / "best-ocr_a.safetensors").exists()
+
+
+def test_a_loss_that_is_no_number_stops_with_a_saved_state(tmp_path: Path) -> None:
+    run = config(tmp_path / "run", "steps=9", "lr=1e30", "ema=0", "schedule=constant", "data.workers=0", "panel=1")
+    with pytest.raises(TADiSRError, match=r"The loss is (nan|inf) at step 1 .*samples 2 to 3.*smaller lr"):
+        fit(run)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0000001"]
+
+
+def test_a_loss_that_leaps_stops_too() -> None:
+    watch = Watch(10.0)
+    assert all(watch.problem(1.0 + i % 3) is None for i in range(60))
+    assert watch.problem(15.0) is None
+    assert "leapt to 40" in str(watch.problem(40.0))
+    assert Watch(10.0).problem(1e9) is None and Watch(0.0, [1.0, 99]).problem(1e9) is None
+    assert "leapt" in str(Watch(10.0, watch.state()).problem(40.0))
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        fit(config(tmp_path / "run", "optimizer=adamw8bit"))
+
+
+def test_compiled_it_is_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced whole by dynamo and autograd; the code generator behind them is torch's own affair."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    pictures, outputs = torch.rand(1, 3, 32, 32), []
+    for option in ("compile=false", "compile=true"):
+        torch.manual_seed(0)
+        model = build_model(config(tmp_path / "run", option))
+        outputs.append(model(pictures))
+        outputs[-1].image.mean().backward()
+    torch.testing.assert_close(outputs[0].image, outputs[1].image)
+    torch.testing.assert_close(outputs[0].mask_logits, outputs[1].mask_logits)
 
 
 def test_ema_and_schedule(tmp_path: Path) -> None:
@@ -127,6 +244,7 @@ def test_ema_and_schedule(tmp_path: Path) -> None:
         ("loss.lpips=yes", "expected float"),
         ("batch=many", "expected int"),
         ("data.kind=lsdir", "expected one of 'rendered'"),
+        ("data.sources={a: {knd: ftsr}}", "data.sources.a has the unknown field 'knd'"),
         ("nonsense", "write key=value"),
     ],
 )
@@ -169,3 +287,51 @@ def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_p
     header = adapter.read_header(tmp_path / "out.safetensors")
     assert header.training == {"steps": 5, "residual_gain": 0.5, "residual_detail": 0.25}
     assert header.bytes < 0.6 * (tmp_path / "run.safetensors").stat().st_size
+
+
+PLAIN = {"mse", "lpips", "mf", "seg_mse", "focal", "dice"}
+ABLATIONS = {
+    "ablation-full": PLAIN,
+    "ablation-jsd": {"mse", "lpips", "mf"},
+    "ablation-taca": PLAIN,
+    "ablation-mf": PLAIN - {"mf"},
+    "ablation-response": PLAIN,
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_are_one_change_each_and_train(name: str, tmp_path: Path) -> None:
+    """By their own files, at the compact network's size: what each changes, and the terms it learns from."""
+    full, changed = (settings.read(CONFIGS / f"{which}.yaml") for which in ("ablation-full", name))
+    model, loss = settings.model_config(changed.model), changed.loss
+    wholes = [settings.to_dict(c) for c in (full, changed)]
+    different = {key for key in wholes[0] if wholes[0][key] != wholes[1][key]}
+    assert different == {"ablation-full": set(), "ablation-mf": {"out", "loss"}}.get(name, {"out", "model"})
+    fields = {key: value for key, value in changed.model.items() if key in ("decoder", "text_attention")}
+    assert model.decoder.joint == (name != "ablation-jsd") and model.text_attention.enabled == (name != "ablation-taca")
+    options = [f"model.{key}.{k}={str(v).lower()}" for key, table in fields.items() for k, v in table.items()]
+    out = fit(config(tmp_path / "run", "steps=1", "data.workers=0", "panel=1", f"loss.mf={loss.mf}", *options))
+    head, row = ((out / "log.csv").read_text().splitlines()[i].split(",") for i in (0, 1))
+    assert set(head) == (ABLATIONS[name] - {"lpips"}) | {"step", "total", "lr", "waiting"}
+    assert all(torch.isfinite(torch.tensor(float(value))) for value in row)
+    responses = build_model(config(tmp_path / "run", *options))(torch.rand(1, 3, 32, 32)).responses
+    kept = all(r.min() >= 0 and r.max() <= 1 for r in responses)
+    assert kept == (name in ("ablation-response", "ablation-taca"))  # weights of a softmax; none at all
+
+
+def test_the_papers_numbers_are_in_its_config() -> None:
+    c = settings.read(CONFIGS / "kolors-ftsr.yaml")
+    assert (c.lr, c.schedule, c.warmup, c.optimizer, c.weight_decay) == (5e-5, "constant", 0, "adamw", 1e-2)
+    assert (c.steps, c.batch, c.accumulate, c.data.crop) == (200_000, 1, 1, 768)
+    assert (c.loss.lpips, c.loss.mf, c.loss.gamma, c.loss.focal, c.loss.dice, c.loss.seg) == (5, 10, 2, 10, 1, 1)
+    assert settings.model_config(c.model).schedule.timestep == 200
+    assert {s.kind: s.weight for s in c.data.sources.values()} == {"ftsr": None, "realce": None}
+
+
+def test_smoke(tmp_path: Path) -> None:
+    """The run a newcomer starts with, by the command's own door."""
+    fonts = "[" + ", ".join(map(str, FONTS)) + "]"
+    assert main([str(CONFIGS / "smoke.yaml"), f"out={tmp_path / 'run'}", f"data.fonts={fonts}", "steps=10"]) == 0
+    assert {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()} == {
+        "best-psnr", "checkpoints", "events", "log", "model", "panel-0000010", "validation"
+    }  # fmt: skip

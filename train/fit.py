@@ -1,263 +1,233 @@
-"""Training, one linear loop: `python -m train.fit train/configs/compact.yaml [key=value ...]`.
+"""Training, one linear loop: `python -m train.fit train/configs/compact.yaml [key=value ...]`, or `accelerate launch -m`.
 
-A run lives in its `out` folder: `last/` (all that resuming needs), `model.safetensors` (the weights, EMA if there
-is one), `log.csv`, `events.*` for tensorboard, `panel-NNNNNNN.png`. Starting it again goes on where it stood.
+A run lives in its `out` folder: `checkpoints/` (all that resuming needs), `model.safetensors` (the weights, EMA if there
+is one), `best-*.safetensors`, `log.csv`, `validation.csv`, `events.*` for tensorboard, `panel-NNNNNNN.png`. Starting it
+again goes on where it stood, as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
-import math
-import random
 import shutil
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    send_to_device,
+    set_seed,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter  # pyright: ignore[reportPrivateImportUsage]
 from tqdm import tqdm
 
 from tadisr import adapter
-from tadisr.errors import TADiSRError
-from tadisr.files import write_atomic
-from tadisr.image import resize
-from tadisr.lora import add_lora
+from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
 
 from . import settings
-from .data.rendered import RenderedText
+from .build import build_model, build_optimizer
+from .checkpoints import Checkpoints, whole
+from .data.triplets import Share, Triplets, held_out_samples, training_samples
+from .journal import Journal
 from .losses import Objective
 from .panel import Panel
+from .schedule import EMA, Watch, learning_rate
 from .settings import FitConfig
+from .validate import Best, Validation
 
 log = logging.getLogger("train.fit")
 
 
-def build_model(config: FitConfig) -> TADiSR:
-    """The network to train: all of it, or LoRA and the added parts on a frozen base."""
-    model_config = settings.model_config(config.model)
-    if model_config.lora is None:
-        model = TADiSR(model_config)
-    else:
-        from tadisr.kolors.base import load_base
+def make_accelerator(config: FitConfig) -> Accelerator:
+    """One process, DDP, FSDP or DeepSpeed: whatever the launcher says. Raises ConfigError for what cannot be saved."""
+    accelerator = Accelerator(
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # validation takes its time
+        ],
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin: Any = accelerator.state.deepspeed_plugin
+        if plugin.zero_stage == 3:  # its weights are never whole, and the trained part is small
+            raise ConfigError(
+                "DeepSpeed's ZeRO stage 3 is not supported: use stage 2 (train/configs/accelerate/zero2.yaml)."
+            )
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch
+    sharded: Any = accelerator.state.fsdp_plugin if accelerator.distributed_type == DistributedType.FSDP else None
+    if sharded is not None and sharded.fsdp_version != 2:
+        raise ConfigError(
+            "FSDP is supported in its version 2: set fsdp_version: 2 (train/configs/accelerate/fsdp.yaml)."
+        )
+    return accelerator
 
-        model = load_base(config.base, model_config)
-        add_lora(model, model_config.lora)
-    if config.init is not None:
-        adapter.load_tensors(model, config.init)
-    return model.train()
 
-
-def triplets(config: FitConfig, *, seed: int) -> RenderedText:
-    data = config.data
-    return RenderedText(
-        crop=data.crop,
-        seed=seed,
-        backgrounds=[Path(folder) for folder in data.backgrounds],
-        fonts=[Path(folder) for folder in data.fonts],
-        degradation=data.degradation,
-        camera=data.camera,
+def make_loader(config: FitConfig, accelerator: Accelerator, step: int, needs_mask: bool) -> DataLoader[Any]:
+    """The batches of this process not yet seen, in order."""
+    share = Share(
+        start=step * config.accumulate,
+        stop=config.steps * config.accumulate,
+        batch=config.batch,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    return DataLoader(
+        Triplets(training_samples(config.data, seed=config.seed, needs_mask=needs_mask)),
+        batch_size=config.batch,
+        sampler=share,
+        num_workers=config.data.workers,
+        worker_init_fn=lambda _: cv2.setNumThreads(0),
+        multiprocessing_context="fork" if config.data.workers else None,
+        prefetch_factor=4 if config.data.workers else None,
+        pin_memory=accelerator.device.type == "cuda",
     )
 
 
-def learning_rate(config: FitConfig, step: int) -> float:
-    """Linear warm-up, then constant as in the paper, or a cosine down to a hundredth."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    if config.schedule == "constant":
-        return config.lr
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-class EMA:
-    """An exponential moving average of the trained weights, nearer to them while the run is young."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in model.named_parameters():
-            if name in self.shadow:
-                self.shadow[name].lerp_(parameter, 1 - decay)
-
-    @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange the model's weights with the averaged ones; a second call brings them back."""
-        for name, parameter in model.named_parameters():
-            if name in self.shadow:
-                kept = parameter.detach().clone()
-                parameter.copy_(self.shadow[name])
-                self.shadow[name].copy_(kept)
-
-
-def save_state(folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None) -> None:
-    """Everything a resumed run needs, written beside and then renamed."""
-    state = {
-        "step": step,
-        "model": dict(model.state_dict()),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.shadow if ema else None,
-        "torch_rng": torch.get_rng_state(),
-        "numpy_rng": np.random.get_state()[1].tolist(),  # pyright: ignore[reportArgumentType, reportIndexIssue, reportAttributeAccessIssue]
-        "python_rng": json.dumps(random.getstate()),
-    }
-    write_atomic(folder / "state.pt", lambda temporary: torch.save(state, temporary))
-
-
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA | None) -> int:
-    """Bring back what `save_state` wrote; the step to go on from, 0 where there is nothing."""
-    path = folder / "state.pt"
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    if ema is not None:
-        for name, tensor in state["ema"].items():
-            ema.shadow[name].copy_(tensor)
-    torch.set_rng_state(state["torch_rng"])
-    kind, _, *rest = np.random.get_state()
-    np.random.set_state((kind, np.array(state["numpy_rng"], dtype=np.uint32), *rest))  # pyright: ignore[reportArgumentType]
-    version, internal, gauss = json.loads(state["python_rng"])
-    random.setstate((version, tuple(internal), gauss))
-    return state["step"]
-
-
-def truncate_log(path: Path, step: int) -> None:
-    """Drop the rows a killed run wrote after its last checkpoint."""
-    if path.exists():
-        rows = path.read_text().splitlines()
-        kept = rows[:1] + [row for row in rows[1:] if int(row.split(",", 1)[0]) <= step]
-        path.write_text("\n".join(kept) + "\n")
-
-
-class Log:
-    """Scalars to a CSV and to tensorboard."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / "log.csv"
-        truncate_log(self.path, step)
-        self.board = SummaryWriter(str(folder), purge_step=step)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", *values])
-            writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-
-
-def record(config: FitConfig, step: int) -> dict[str, Any]:
+def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     """What a checkpoint's header says of its training."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    table = settings.to_dict(config)
+    data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera")}
     return {
         "steps": step,
-        "batch": config.batch,
+        "batch": config.batch * config.accumulate * world,
         "lr": config.lr,
         "seed": config.seed,
         "commit": commit or "unknown",
-        "data": {key: settings.to_dict(config)["data"][key] for key in ("kind", "crop", "degradation", "camera")},
-        "loss": settings.to_dict(config)["loss"],
+        "data": data | ({"sources": table["data"]["sources"]} if config.data.sources else {}),
+        "loss": table["loss"],
         "init": None if config.init is None else adapter.read_header(config.init).training,
     }
 
 
-def fit(config: FitConfig) -> Path:
+def fit(config: FitConfig, *, restart: bool = False) -> Path:
     """Run (or go on with) the training that `config` describes; the folder it wrote. Deterministic on one machine."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
-    accelerator = Accelerator(mixed_precision=config.precision)
-    model = build_model(config)
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():
+        if restart and accelerator.is_main_process:
+            shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+    model: nn.Module = build_model(config)
+    needs_mask = model.config.decoder.joint  # pyright: ignore[reportAttributeAccessIssue]
     objective = Objective(config.loss).to(accelerator.device)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-    ema = EMA(model, config.ema) if config.ema else None
-    step = load_state(out / "last", model, optimizer, ema)
-    per_step = config.batch * accelerator.num_processes
-    loader = DataLoader(
-        triplets(config, seed=config.seed),
-        batch_size=config.batch,
-        sampler=range(step * per_step, config.steps * per_step),  # the samples not yet seen, in order
-        num_workers=config.data.workers,
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
-        multiprocessing_context="fork" if config.data.workers else None,
-    )
-    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    model, optimizer = accelerator.prepare(model, build_optimizer(config, model))
     plain: TADiSR = accelerator.unwrap_model(model)
-    if ema is not None:
-        ema.shadow = {name: tensor.to(accelerator.device) for name, tensor in ema.shadow.items()}
-    panel = Panel(triplets(config, seed=config.seed + 1_000_003), config.panel)
-    journal = Log(out, step)
+    trained = [p for p in plain.parameters() if p.requires_grad]
+    ema = EMA(plain, config.ema) if config.ema else None
+    checkpoints = Checkpoints(out / "checkpoints", accelerator, keep=config.keep)
+    step, notes = checkpoints.load(model, optimizer, ema)
+    watch, best = Watch(config.explosion, notes.get("watch")), Best(notes.get("best"))
+    batches = iter(make_loader(config, accelerator, step, needs_mask))
+    panel = validation = None
+    if config.panel or config.validate.every:
+        samples, count = held_out_samples(config.data, seed=config.seed, needs_mask=needs_mask)
+        panel = Panel(samples, min(config.panel, count or config.panel)) if config.panel else None
+        validation = Validation(config.validate, samples, count, accelerator) if config.validate.every else None
+    journal = Journal(out, step) if accelerator.is_main_process else None
     bar = tqdm(total=config.steps, initial=step, disable=not accelerator.is_main_process, mininterval=5)
     waited, begun = 0.0, time.perf_counter()
+    values: dict[str, float] = {}
 
-    batches = iter(loader)
     while step < config.steps:
-        asked = time.perf_counter()
-        batch: dict[str, Tensor] = next(batches)
-        waited += time.perf_counter() - asked
+        rate = learning_rate(config, step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        upscaled = resize(batch["lr"], (config.data.crop, config.data.crop))
-        with accelerator.autocast():
-            result = model(upscaled)
-        terms = objective(result.image.float(), _float(result.mask_logits), batch["hr"], batch["mask"])
-        if not torch.isfinite(terms["total"]):
-            raise TADiSRError(
-                f"The loss is {terms['total'].item()} at step {step}; {out}/last holds the last good state."
-            )
-        accelerator.backward(terms["total"])
-        accelerator.clip_grad_norm_(trained, config.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            group["lr"] = rate
+        for _ in range(config.accumulate):
+            asked = time.perf_counter()
+            batch: Any = send_to_device(next(batches), accelerator.device, non_blocking=True)
+            waited += time.perf_counter() - asked
+            with accelerator.accumulate(model):
+                with accelerator.autocast():
+                    result = model(batch["upscaled"])
+                terms = objective(result.image.float(), _float(result.mask_logits), batch["hr"], batch["mask"])
+                values = mean_over_processes(terms, accelerator)
+                problem = watch.problem(values["total"])
+                if problem is not None:  # the weights are still those of the last good step
+                    checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
+                    raise TADiSRError(stopped(config, problem, step, values, accelerator.num_processes))
+                accelerator.backward(terms["total"])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(trained, config.clip)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
         step += 1
         bar.update(1)
         if ema is not None:
             ema.update(plain, step)
-        if not accelerator.is_main_process:
-            continue
-        if step % config.log_every == 0:
-            elapsed = time.perf_counter() - begun
-            values = {name: term.item() for name, term in terms.items()}
-            journal.write(step, {**values, "lr": learning_rate(config, step - 1), "waiting": waited / elapsed})
+        if journal and step % config.log_every == 0:
+            now = time.perf_counter()
+            journal.write("log.csv", step, {**values, "lr": rate, "waiting": waited / (now - begun)})
+            waited, begun = 0.0, now
             bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
-        due = step == config.steps
-        if due or step % config.panel_every == 0 or step % config.checkpoint_every == 0:
-            if ema is not None:
-                ema.swap(plain)
-            if due or step % config.checkpoint_every == 0:
-                adapter.save(plain, out / "model.safetensors", training=record(config, step))
-            if due or step % config.panel_every == 0:
-                scores = panel.draw(plain, out / f"panel-{step:07d}.png")
-                journal.board.add_scalars("panel", scores, step)
-                log.info("step %d: %s", step, json.dumps(scores))
-            if ema is not None:
-                ema.swap(plain)
-        if due or step % config.checkpoint_every == 0:
-            save_state(out / "last", step, plain, optimizer, ema)
+
+        last = step == config.steps
+        due = {
+            name: last or step % every == 0
+            for name, every in (("save", config.checkpoint_every), ("panel", config.panel_every))
+        }
+        due["validate"] = validation is not None and (last or step % config.validate.every == 0)
+        if not any(due.values()):
+            continue
+        paused = time.perf_counter()
+        if ema is not None:
+            ema.swap(plain)
+        keep = ["model"] if due["save"] else []
+        with accelerator.autocast():
+            if panel is not None and due["panel"]:
+                scores = panel.draw(plain, out / f"panel-{step:07d}.png" if journal else None)
+                if journal:
+                    log.info("step %d: %s", step, json.dumps(scores))
+            if validation is not None and due["validate"]:
+                scores = validation.score(plain)
+                keep += [f"best-{name}" for name in best.better(scores)]
+                if journal:
+                    journal.write("validation.csv", step, scores, prefix="validation/")
+        if keep:
+            tensors = {name: whole(tensor) for name, tensor in adapter.tensors_of(plain).items()}
+            for name in keep if journal else []:
+                training = record(config, step, accelerator.num_processes)
+                adapter.save(plain, out / f"{name}.safetensors", tensors=tensors, training=training)
+        if ema is not None:
+            ema.swap(plain)
+        if due["save"]:
+            checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
+        begun += time.perf_counter() - paused
     bar.close()
-    journal.board.close()
+    if journal:
+        journal.close()
+    accelerator.end_training()
     return out
+
+
+def stopped(config: FitConfig, problem: str, step: int, values: dict[str, float], world: int) -> str:
+    """What is said when a run stops itself."""
+    per_step = config.batch * config.accumulate * world
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return (
+        f"{problem} at step {step} ({terms}; samples {step * per_step} to {(step + 1) * per_step - 1}). The state before "
+        f"this step is saved in {config.out}/checkpoints: go on from it with a smaller lr, or, where it is fp16 that "
+        "overflows, with precision=bf16."
+    )
+
+
+def mean_over_processes(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    together = torch.stack([term.detach().float() for term in terms.values()])
+    return dict(zip(terms, accelerator.reduce(together, "mean").tolist(), strict=True))  # pyright: ignore
 
 
 def _float(tensor: Tensor | None) -> Tensor | None:
@@ -269,13 +239,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance steps=100 data.crop=64")
     parser.add_argument("--restart", action="store_true", help="throw the run's folder away and begin anew")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         config = settings.read(arguments.config, arguments.overrides)
-        if arguments.restart:
-            shutil.rmtree(config.out, ignore_errors=True)
-        log.info("done: %s", fit(config))
+        log.info("done: %s", fit(config, restart=arguments.restart))
     except TADiSRError as error:
         sys.exit(f"error: {error}")
     return 0

@@ -37,8 +37,8 @@ def grow(source: TADiSR, config: ModelConfig) -> TADiSR:
         block = grown.get_submodule(name)
         if block.conv_shortcut is not None:
             raise ConfigError(f"{name} would change the number of channels: only blocks that keep it can be added.")
-        nn.init.zeros_(block.conv2.weight)
-        nn.init.zeros_(block.conv2.bias)
+        for parameter in block.get_submodule("conv2").parameters():
+            nn.init.zeros_(parameter)
     fresh = {key for key in grown.state_dict() if any(key.startswith(f"{name}.") for name in added)}
     wrong = sorted(
         key

@@ -17,16 +17,47 @@ from .losses import LossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the (LR, HR, mask) triplets come from."""
+class SourceConfig:
+    """One data set of pairs on disk, in a layout that train/data/pairs.py knows."""
 
-    kind: Literal["rendered"] = "rendered"
+    kind: Literal["ftsr", "realce", "pairs", "rendered"] = "pairs"
+    folder: str | None = None  # needed by all but `rendered`
+    held_out: str | None = None  # folder that validation and the panels draw from; None: the test part of `folder`
+    weight: float | None = None  # share of the samples; None: the number of its pictures, as if all lay in one folder
+    degradation: dict[str, float] = field(default_factory=dict)  # LR is made from HR by these; empty: LR as on disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the (LR, HR, mask) triplets come from: `kind` and `folder`, or a `mixture` of `sources`."""
+
+    kind: Literal["rendered", "ftsr", "realce", "pairs", "mixture"] = "rendered"
+    folder: str | None = None  # of ftsr, realce, pairs: its train part is trained on, all of it where it has no parts
+    held_out: str | None = None  # as in SourceConfig
+    sources: dict[str, SourceConfig] = field(default_factory=dict)  # of a mixture, by names of your own
     crop: int = 128  # HR pixels along a side
-    backgrounds: tuple[str, ...] = ()  # folders of photographs; empty: procedural ones
-    fonts: tuple[str, ...] = ("/usr/share/fonts",)
-    degradation: dict[str, float] = field(default_factory=lambda: {"ftsr": 1.0})  # preset -> weight
-    camera: float = 0.0  # share of HR pictures that look photographed, see RenderedText
+    backgrounds: tuple[str, ...] = ()  # rendered: folders of photographs; empty: procedural ones
+    fonts: tuple[str, ...] = ("/usr/share/fonts",)  # rendered
+    degradation: dict[str, float] = field(default_factory=dict)  # preset -> weight; rendered: none is ftsr's
+    camera: float = 0.0  # rendered: share of HR pictures that look photographed, see RenderedText
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        sources = {
+            name: source if isinstance(source, SourceConfig) else build(SourceConfig, source, f"data.sources.{name}")
+            for name, source in self.sources.items()
+        }
+        object.__setattr__(self, "sources", sources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """Scores on held-out pictures while the run goes on; the best by each is kept."""
+
+    every: int = 0  # steps; 0: never
+    pictures: int = 32  # the middle crop of each
+    ocr: Literal["off", "auto", "paddleocr", "rapidocr"] = "off"  # the engine of OCR-A
+    minimum: float = 0.8  # confidence of the lines that OCR-A counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +66,18 @@ class FitConfig:
 
     out: str
     model: dict[str, Any] = field(default_factory=lambda: {"preset": "compact"})  # a preset, and fields over it
-    base: str | None = None  # folder of the frozen base, for a model with LoRA
+    base: str | None = None  # of a model with LoRA: the frozen base's folder, or the file of its U-Net
+    vae: str | None = None  # its VAE, where the base is one file
+    base_precision: Literal["fp32", "bf16"] = "fp32"  # what the frozen weights are held in
+    prompt: str | None = None  # the prompt's embedding, written by python -m tadisr prompt
     init: str | None = None  # a checkpoint whose weights the run starts from
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
     steps: int = 200_000
-    batch: int = 1
+    batch: int = 1  # pictures a process and pass
+    accumulate: int = 1  # passes to one step
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = 5e-5
     warmup: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
@@ -48,15 +85,19 @@ class FitConfig:
     clip: float = 1.0
     ema: float = 0.0  # decay; 0: none
     precision: Literal["no", "fp16", "bf16"] = "no"
+    checkpointing: bool = False  # gradient checkpointing: activations are made again in the backward pass
+    compile: bool = False  # torch.compile
     seed: int = 0
+    explosion: float = 100.0  # the run stops where the loss is this many times its running mean; 0: never
     log_every: int = 50
     checkpoint_every: int = 1000
+    keep: int = 3  # checkpoints that are kept to resume from
     panel_every: int = 1000
-    panel: int = 8  # validation pictures, of a stream that training never sees
+    panel: int = 8  # pictures of it, held out
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2's booleans: `off` is a word, as in `lpips: off`, only true and false are booleans."""
+    """YAML 1.2's booleans and numbers: `off` is a word, as in `lpips: off`, and 5e-5 is a number."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -64,6 +105,9 @@ Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

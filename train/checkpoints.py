@@ -1,0 +1,142 @@
+"""What a run needs to go on as if nothing had been: written whole or not at all, the newest few kept.
+
+OUT/checkpoints/0001000/state.pt      trained weights, optimizer, EMA, notes: gathered, whatever they were split over
+OUT/checkpoints/0001000/rng-0.pt      the random states of process 0, and so on
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from tadisr.errors import CheckpointError
+
+from .schedule import EMA
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
+
+
+class Checkpoints:
+    """The checkpoints of one run's folder."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, *, keep: int) -> None:
+        self.folder, self.accelerator, self.keep = folder, accelerator, max(1, keep)
+
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are whole, the oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+    def save(self, step: int, model: nn.Module, optimizer: Any, ema: EMA | None, notes: dict[str, Any]) -> Path:
+        """Every process takes part. The folder gets its name when all of it is on disk."""
+        target, part = self.folder / f"{step:07d}", self.folder / f".{step:07d}.part"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        state: dict[str, Any] = {"step": step, "notes": notes}
+        state["ema"] = {name: whole(tensor) for name, tensor in ema.shadow.items()} if ema else None
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            model.save_checkpoint(str(part), tag="engine", exclude_frozen_parameters=True)  # pyright: ignore[reportCallIssue]
+        else:
+            state["model"], state["optimizer"] = get_state_dict(model, bare(optimizer), options=WHOLE)
+        if self.accelerator.is_main_process:
+            _write(state, part / "state.pt")
+        _write(random_states(), part / f"rng-{self.accelerator.process_index}.pt")
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(part, target)
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self.folder / f"{old:07d}")
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def load(self, model: nn.Module, optimizer: Any, ema: EMA | None) -> tuple[int, dict[str, Any]]:
+        """Bring back the newest: its step and notes; 0 and none where there is nothing. Raises CheckpointError."""
+        steps = self.steps()
+        if not steps:
+            return 0, {}
+        folder = self.folder / f"{steps[-1]:07d}"
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        if (ema is None) != (state["ema"] is None):
+            raise CheckpointError(f"{folder} was written with another ema: give it as it was, or --restart.")
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            model.load_checkpoint(str(folder), tag="engine", load_module_strict=False)  # pyright: ignore[reportCallIssue]
+        else:
+            mine = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            missing = sorted({name.removeprefix("module.") for name in mine} - state["model"].keys())
+            if missing:
+                raise CheckpointError(
+                    f"{folder} lacks {missing[0]}: the config has changed; put it back, or --restart."
+                )
+            set_state_dict(
+                model,
+                bare(optimizer),
+                model_state_dict=state["model"],
+                optim_state_dict=state["optimizer"],
+                options=WHOLE,
+            )
+        for name, tensor in (state["ema"] or {}).items():
+            ema.shadow[name].copy_(like(tensor, ema.shadow[name]))  # pyright: ignore[reportOptionalMemberAccess]
+        own = folder / f"rng-{self.accelerator.process_index}.pt"
+        if own.exists():  # not where there are more processes than before; nothing that trains draws from it
+            restore_random_states(torch.load(own, map_location="cpu", weights_only=True))
+        return state["step"], state["notes"]
+
+
+def bare(optimizer: Any) -> torch.optim.Optimizer:
+    """torch's optimizer out of accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be split over processes, gathered on the CPU. Every process takes part."""
+    full = tensor.detach()
+    return (full.full_tensor() if isinstance(full, DTensor) else full).cpu()
+
+
+def like(full: Tensor, split: Tensor) -> Tensor:
+    """A whole tensor, split as another is."""
+    if not isinstance(split, DTensor):
+        return full
+    return distribute_tensor(full.to(split.device), split.device_mesh, split.placements)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def random_states() -> dict[str, Any]:
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": np.random.get_state()[1].tolist(),  # pyright: ignore[reportArgumentType, reportIndexIssue, reportAttributeAccessIssue]
+        "python": json.dumps(random.getstate()),
+    }
+
+
+def restore_random_states(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    kind, _, *rest = np.random.get_state()
+    np.random.set_state((kind, np.array(state["numpy"], dtype=np.uint32), *rest))  # pyright: ignore[reportArgumentType]
+    version, internal, gauss = json.loads(state["python"])
+    random.setstate((version, tuple(internal), gauss))
