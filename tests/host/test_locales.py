@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import urllib.request
 from typing import Any
 
 import pytest
@@ -34,3 +35,18 @@ def test_every_other_language_says_all_of_it(comfy: Comfy, language: str, letter
         assert re.search(letters, there[name]["description"]), name
     served = comfy.get("/i18n")[language]
     assert served["nodeDefs"] == there and served["nodeCategories"]["TADiSR"] == "TADiSR"
+
+
+@pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
+def test_every_node_has_a_help_page_that_names_its_sockets_and_has_a_picture(comfy: Comfy, page: str) -> None:
+    folder = f"{comfy.url}/extensions/tadisr/docs/"  # from where the page resolves a help page's links, Chinese or not
+    for name, node in words("en").items():
+        with urllib.request.urlopen(folder + page.format(name)) as answer:
+            text = answer.read().decode()
+        for socket in [*node["inputs"], *(output["name"] for output in node["outputs"].values())]:
+            assert f"`{socket}`" in text, (name, socket)
+        pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+        assert pictures, name
+        for picture in pictures:
+            with urllib.request.urlopen(folder + picture) as answer:
+                assert answer.read(2) == b"\xff\xd8", (name, picture)
