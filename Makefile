@@ -7,7 +7,7 @@ TORCHVISION ?= torchvision==0.28.0 torchaudio==2.11.0
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-quick lint host clean
+.PHONY: demo test test-quick lint validate host clean
 
 demo: .host/.ready
 	$(PY) sample/demo.py demo
@@ -23,6 +23,10 @@ lint: .venv/.ready
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 
+# What the ComfyUI registry asks of a pack, by its own tool.
+validate: .cli/.ready
+	.cli/bin/comfy --skip-prompt --no-enable-telemetry node validate
+
 host: .host/.ready
 
 .venv/.ready: pyproject.toml Makefile
@@ -36,5 +40,10 @@ host: .host/.ready
 	$(PY) tests/host/install.py .host
 	touch $@
 
+.cli/.ready:
+	$(PYTHON) -m venv .cli
+	.cli/bin/pip --disable-pip-version-check install -q comfy-cli
+	touch $@
+
 clean:
-	rm -rf .venv .host demo build *.egg-info
+	rm -rf .venv .host .cli demo build *.egg-info
