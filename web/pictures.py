@@ -1,4 +1,4 @@
-"""The pictures of the help pages, by the shipped model from the shipped sample: `python web/pictures.py`.
+"""The pictures of the help pages, by the shipped model from the shipped sample: `python web/pictures.py [NAME ...]`.
 
 web/docs/pictures/NODE.jpg, for the nodes that make something to look at. Needs an OCR engine (the extra `ocr`).
 """
@@ -130,6 +130,12 @@ def _() -> list[Tensor]:
     return [part(x, 0.42, 0.36, 0.3, 0.34) for x in (plain.mask, guide, steered.mask, steered.image)]
 
 
+@picture("stages")
+def _() -> list[Tensor]:
+    """For the README."""
+    return [sample(), false_color(encoded()[0]), heatmap.overlay(heatmap.heat_map(denoised()[1]), sample(), "turbo")]
+
+
 @picture("TADiSRTextComposite")
 def _() -> list[Tensor]:
     mask = shape_mask(result().mask, grow=8, feather=4, threshold=0.5)
@@ -164,6 +170,6 @@ def sheet(panels: list[Tensor]) -> Image.Image:
 
 if __name__ == "__main__":
     TARGET.mkdir(parents=True, exist_ok=True)
-    for name, panels in PICTURES.items():
-        sheet(panels()).save(TARGET / f"{name}.jpg", quality=86, optimize=True)
+    for name in sys.argv[1:] or PICTURES:
+        sheet(PICTURES[name]()).save(TARGET / f"{name}.jpg", quality=86, optimize=True)
         print(name, flush=True)
