@@ -1,12 +1,13 @@
 """How fast each step is and how much memory it takes: `python -m train.synthesis bench CONFIG --samples N`.
 
 The steps run one after the other in this process, so that a rate is a core's; then in the process pool, to see what
-more of them bring.
+more of them bring. `a core` is records for a second of processor time, which a busy machine leaves as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -43,31 +44,45 @@ class Watched:
         self.memory: list[float] = []
 
     def map(self, task: Task, chunks: dict[int, Any], *, on_device: int | None) -> Iterator[tuple[int, Any]]:
-        begun, records = time.perf_counter(), 0
+        begun, worked, records = time.perf_counter(), processor(), 0
         self.memory = []
         for key, found in self.inner.map(task, chunks, on_device=on_device):
             records += len(found)
             self.memory.append(resident())
             yield key, found
         seconds = time.perf_counter() - begun
-        self.rows.append(
-            {"records": records, "seconds": seconds, "rate": records / max(seconds, 1e-9), **growth(self.memory)}
-        )
+        spent = processor() - worked
+        rates = {"rate": records / max(seconds, 1e-9), "core": records / max(spent, 1e-9)}
+        self.rows.append({"records": records, "seconds": seconds, **rates, **growth(self.memory)})
 
     def close(self) -> None:
         self.inner.close()
 
 
-def resident() -> float:
-    """MB of this process and its children."""
+def family() -> Iterator[psutil.Process]:
+    """This process and its children."""
     own = psutil.Process()
-    total = 0
-    for process in (own, *own.children(recursive=True)):
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total / 2**20
+    yield own
+    yield from own.children(recursive=True)
+
+
+def resident() -> float:
+    """MB that they hold."""
+    total = 0.0
+    for process in family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss / 2**20
+    return total
+
+
+def processor() -> float:
+    """Seconds that they have computed."""
+    total = 0.0
+    for process in family():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def growth(memory: list[float]) -> dict[str, float]:
@@ -98,12 +113,13 @@ def command(arguments: argparse.Namespace) -> int:
             config = resolve(settings.read(arguments.config, [*arguments.overrides, f"out={folder}"]))
             rows = measure(dataclasses.replace(config, samples=arguments.samples), workers)
         results[name] = rows
+        print(name)
         print(
-            f"{name}\n{'step':12} {'records':>8} {'seconds':>9} {'a second':>9} {'MB early':>9} {'late':>7} {'peak':>7}"
+            f"{'step':12} {'records':>8} {'seconds':>9} {'a second':>9} {'a core':>8} {'MB early':>9} {'late':>7} {'peak':>7}"
         )
         for row in rows:
             print(
-                f"{row['step']:12} {row['records']:8d} {row['seconds']:9.1f} {row['rate']:9.2f} "
+                f"{row['step']:12} {row['records']:8d} {row['seconds']:9.1f} {row['rate']:9.2f} {row['core']:8.2f} "
                 f"{row['early']:9.0f} {row['late']:7.0f} {row['peak']:7.0f}"
             )
     if arguments.pool:
