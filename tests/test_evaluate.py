@@ -19,7 +19,7 @@ from tadisr import adapter, ocr, preset
 from tadisr.image import read_image
 from train.data.pairs import open_pairs
 from train.evaluate import choose_methods, main, parser, read_report
-from train.judge import methods, paper, tables
+from train.judge import markup, methods, paper, tables
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 
@@ -331,7 +331,7 @@ def test_the_papers_tables(report: Path, tmp_path: Path) -> None:
     assert [cell.text for cell in table.rows[-1]][1::5] == ["98.00", "99.00"] and table.rows[-1][1].bold
     assert table.groups == [("", 1), ("FTSR-TE", 5), ("Real-CE-val", 5)]
     assert {len(row) for row in table.rows} == {11}
-    tex = tables.latex(table)
+    tex = markup.latex(table)
     assert r"\multicolumn{5}{c}{FTSR-TE}" in tex and r"\textbf{98.00}" in tex and r"RealESRGAN\_x4plus" in tex
     assert tex.count(r"\\") == len(table.rows) + 2 and r"PSNR $\uparrow$" in tex
     assert paper.known_as("w/o JSD", paper.NAMES_2) == "w/o JSD" and paper.known_as("compact", paper.NAMES_1) is None

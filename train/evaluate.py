@@ -9,8 +9,6 @@ what every figure is. What is done is kept: the same command again computes only
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import logging
 import os
@@ -33,10 +31,9 @@ from tadisr.precision import DTYPES
 from tadisr.tiling import Tiling
 
 from .data.pairs import Pairs, open_pairs
-from .judge import backbones, methods, page, paper, rows, tables
+from .judge import backbones, markup, methods, page, paper, rows, sheets, tables
 from .judge.backbones import Missing
 from .judge.bootstrap import draws
-from .judge.lines import BUCKETS
 from .judge.methods import Method
 from .judge.record import Judge, Judged
 
@@ -173,11 +170,11 @@ def write(
     head = f"# {report['data']['name']}\n\n"
     listed = "".join(f"- {note}\n" for note in report["notes"])
     says = "".join(f"- `{name}`: {text}\n" for name, text in CONVENTIONS.items())
-    whole = head + "\n".join(map(tables.markdown, built)) + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
+    whole = head + "\n".join(map(markup.markdown, built)) + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
     _write(settings.out / "report.md", whole)
-    _write(settings.out / "report.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(tables.latex, built)))
-    _write(settings.out / "pictures.csv", pictures_csv(everything, report["engines"]))
-    _write(settings.out / "lines.csv", lines_csv(everything, report["engines"]))
+    _write(settings.out / "report.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(markup.latex, built)))
+    _write(settings.out / "pictures.csv", sheets.pictures_csv(everything, report["engines"]))
+    _write(settings.out / "lines.csv", sheets.lines_csv(everything, report["engines"]))
     _write(settings.out / "report.html", page.render(report, built, everything, pairs, judge, chosen, settings.out))
     _write(settings.out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
 
@@ -191,44 +188,6 @@ def read_report(path: Path) -> dict[str, Any]:
     if report.get("format") != FORMAT:
         raise ConfigError(f"{file} has format {report.get('format')!r}, expected {FORMAT!r}: make it anew.")
     return report
-
-
-def pictures_csv(everything: dict[str, list[Judged]], engines: Sequence[str]) -> str:
-    """One row a picture and method."""
-    names = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "seconds")
-    table = [
-        ["method", "picture", *names, *(f"{m} {e}" for e in engines for m in ("ocr_a", "strict", "exact", "lines"))]
-    ]
-    for method, judged in everything.items():
-        for one in judged:
-            scores = [ocr.score(one.lines[engine]) for engine in engines]
-            read = [[s.ocr_a, s.strict, s.exact, s.lines] if s else ["", "", "", 0] for s in scores]
-            values = [one.values.get(name) for name in names]
-            table.append([method, one.key, *map(_text, values), *(_text(value) for part in read for value in part)])
-    return _csv(table)
-
-
-def lines_csv(everything: dict[str, list[Judged]], engines: Sequence[str]) -> str:
-    """One row a line and method."""
-    table = [["method", "picture", "engine", "line", *BUCKETS, "hr", "read", "ocr_a", "strict"]]
-    for method, judged in everything.items():
-        for one in judged:
-            for engine in engines:
-                for number, pair in enumerate(one.lines[engine], 1):
-                    kinds = [classify(pair.before) for classify, _ in BUCKETS.values()]
-                    texts = [pair.before.text, pair.after.text, _text(pair.ocr_a), _text(pair.ratio)]
-                    table.append([method, one.key, engine, str(number), *kinds, *texts])
-    return _csv(table)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _csv(table: list[list[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows(table)
-    return buffer.getvalue()
 
 
 def _write(path: Path, text: str) -> None:
@@ -368,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is done is kept, the same command goes on", file=sys.stderr)
         return 130
-    print(tables.markdown(tables.results(report)))
+    print(markup.markdown(tables.results(report)))
     print(f"{arguments.out / 'report.html'}")
     return 0
 

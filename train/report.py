@@ -118,7 +118,7 @@ def grid(count: int) -> tuple[Figure, list[Axes]]:
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.01)
-        ax.tick_params(labelsize=8)
+        ax.tick_params(labelsize=8, which="both")
         ax.set_xlabel("step", fontsize=8)
     return figure, axes
 

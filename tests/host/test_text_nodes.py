@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +67,37 @@ def test_changed_lines_are_reported(comfy: Comfy) -> None:
     prompt["compare"]["inputs"]["before"] = ["tall", 0]
     prompt["tall"] = node("EmptyImage", width=32, height=256, batch_size=1, color=0)
     assert "The picture before is 32x256, the picture after" in comfy.run(prompt).error
+
+
+def test_the_nodes_ocr_a_is_that_of_train_evaluate(comfy: Comfy, tmp_path: Path) -> None:
+    """The same two pictures, judged in ComfyUI and by the command: the same figure."""
+    from train.evaluate import main
+
+    before = sign(comfy, "truth.png", "Opening 9:30", "CLOSED", size=(420, 160))
+    after = sign(comfy, "result.png", "Opening 9:80", "CLOSER", size=(420, 160))
+    prompt = {
+        "a": before,
+        "b": after,
+        "compare": node("TADiSRCompareText", before=["a", 0], after=["b", 0], engine="rapidocr"),
+        "score": node("PreviewAny", source=["compare", 0]),
+        "report": node("PreviewAny", source=["compare", 1]),
+    }
+    result = comfy.run(prompt)
+    assert result.last == "execution_success", result.error or result.body
+    outputs = result.history["outputs"]
+    for part, name in (("hr", "truth"), ("lr", "truth"), ("results", "result")):
+        (tmp_path / part).mkdir()
+        shutil.copy(comfy.base / "input" / f"{name}.png", tmp_path / part / "sign.png")
+    arguments = ["--data", str(tmp_path), "--model", "none", "--results", str(tmp_path / "results")]
+    assert main([*arguments, "--engine", "rapidocr", "-o", str(tmp_path / "report")]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    (row,) = report["rows"]
+    assert float(outputs["score"]["text"][0]) == pytest.approx(row["ocr_a"], abs=1e-6)
+    assert row["ocr_a"] == pytest.approx(((24 - 1) / 24 + (12 - 1) / 12) / 2, abs=1e-6)
+    head = outputs["report"]["text"][0].splitlines()[0]
+    assert (
+        head.startswith(f"OCR-A {row['ocr_a']:.3f} (strict {row['ocr_a_strict']:.3f})") and report["engines"][0] in head
+    )
 
 
 def test_text_from_one_picture_the_rest_from_another(comfy: Comfy) -> None:

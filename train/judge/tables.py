@@ -1,4 +1,4 @@
-"""A report's tables, each built once and written as markdown, as LaTeX, and into the page."""
+"""A report's tables, each built once; markup.py and the page write them."""
 
 from __future__ import annotations
 
@@ -245,52 +245,3 @@ def about(report: Report) -> str:
         return f"{text}. Without OCR."
     row = report["rows"][0]
     return f"{text}, {many(row['lines'], 'line')} in {row['pictures_with_text']} of them. OCR: {'; '.join(report['engines'])}."
-
-
-# ---- writing --------------------------------------------------------------------------------------------------------
-
-
-def markdown(table: Table) -> str:
-    def escape(text: str) -> str:
-        return text.replace("|", "\\|")
-
-    head = list(table.head)
-    if table.groups:  # markdown has no spans: the group goes into the head
-        titles = [title for title, width in table.groups for _ in range(width)]
-        head = [f"{title}: {name}" if title else name for title, name in zip(titles, head, strict=True)]
-    rows = [[f"**{escape(c.text)}**" if c.bold else escape(c.text) for c in row] for row in table.rows]
-    grid = [[escape(name) for name in head], ["---"] * len(head), *rows]
-    return "\n".join([f"## {table.title}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""])
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--",
-}  # fmt: skip
-
-
-def latex(table: Table) -> str:
-    """A booktabs table of its own."""
-
-    def escape(text: str) -> str:
-        return "".join(LATEX.get(char, char) for char in text)
-
-    above = []
-    if table.groups:
-        above.append(" & ".join(rf"\multicolumn{{{width}}}{{c}}{{{escape(t)}}}" for t, width in table.groups) + r" \\")
-        first = 1
-        for title, width in table.groups:
-            above += [rf"\cmidrule(lr){{{first}-{first + width - 1}}}"] if title else []
-            first += width
-    rows = [
-        " & ".join(rf"\textbf{{{escape(c.text)}}}" if c.bold else escape(c.text) for c in row) + r" \\"
-        for row in table.rows
-    ]
-    return "\n".join(
-        [
-            r"\begin{table}[t]", r"\centering", rf"\caption{{{escape(f'{table.title}. {table.note}')}}}",
-            rf"\begin{{tabular}}{{l{'c' * (len(table.head) - 1)}}}", r"\toprule", *above,
-            " & ".join(map(escape, table.head)) + r" \\", r"\midrule", *rows, r"\bottomrule", r"\end{tabular}",
-            r"\end{table}", "",
-        ]
-    )  # fmt: skip
