@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tadisr.errors import TADiSRError
+from train.data.pairs import open_pairs
 from train.data.sources import open_source
 from train.synthesis.__main__ import main
 from train.synthesis.align import Limits, align, luma
@@ -104,8 +105,8 @@ def test_what_both_show_is_cut_out() -> None:
     seen = np.ones((40, 60), bool)
     seen[:5], seen[:, 57:], seen[5, 0] = False, False, False
     top, bottom, left, right = inside(seen)
-    assert seen[top:bottom, left:right].all() and (bottom - top) * (right - left) >= 34 * 56
-    assert (bottom - top) % 2 == (right - left) % 2 == 0
+    assert seen[top:bottom, left:right].all() and (bottom - top) * (right - left) >= 32 * 56
+    assert (bottom - top) % 4 == (right - left) % 4 == 0
 
 
 # ---- the whole set --------------------------------------------------------------------------------------------------
@@ -165,6 +166,10 @@ def test_the_set_is_made_ready(real_ce: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "misaligned.jpg").size[0] == 4 * 320
     source = open_source("real-ce", tmp_path, names="aligned_list_eval.txt")
     assert len(source) == 1 and source[0].mask is not None
+    (pair,) = open_pairs(tmp_path, split="test")  # as training and judging read it
+    assert (
+        pair.key == "DSC5" and pair.is_upscaled and pair.mask is not None and pair.lr.shape[0] * 4 == pair.hr.shape[0]
+    )
 
 
 def test_a_killed_run_goes_on_and_other_settings_are_refused(real_ce: Path, tmp_path: Path) -> None:
@@ -176,6 +181,9 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(real_ce: Path, tmp_
     second = Bright()
     assert make(real_ce, tmp_path, segmenter=second) == counts
     assert (first.seen, second.seen) == (3, 2) and journal.read_text().splitlines(keepends=True) == lines
+    (tmp_path / "aligned_list_train.txt").write_text("DSC1.JPG\n")  # mended by hand
+    make(real_ce, tmp_path, segmenter=second)
+    assert (tmp_path / "aligned_list_train.txt").read_text() == "DSC1.JPG\n"
     with pytest.raises(TADiSRError, match="made with other settings"):
         make(real_ce, tmp_path, segmenter=None)
 

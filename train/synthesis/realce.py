@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 from tadisr.files import write_atomic
 
@@ -88,7 +89,8 @@ def prepare(pair: Pair, side: int, limits: Limits) -> tuple[Alignment, str, Pict
 
 
 def inside(seen: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """The largest upright box that can be had by cutting full rows and columns with anything unseen; even sides."""
+    """The upright box that is left when rows and columns with anything unseen are cut off, worst first; sides are
+    multiples of SCALE."""
     top, bottom, left, right = 0, seen.shape[0], 0, seen.shape[1]
     while top < bottom and left < right and not seen[top:bottom, left:right].all():
         box = seen[top:bottom, left:right]
@@ -96,7 +98,7 @@ def inside(seen: NDArray[np.bool_]) -> tuple[int, int, int, int]:
         worst = min(borders, key=lambda name: borders[name])
         top, bottom = top + (worst == "top"), bottom - (worst == "bottom")
         left, right = left + (worst == "left"), right - (worst == "right")
-    return top, bottom - (bottom - top) % 2, left, right - (right - left) % 2
+    return top, bottom - (bottom - top) % SCALE, left, right - (right - left) % SCALE
 
 
 def make(
@@ -110,6 +112,7 @@ def make(
     todo, journal = pairs(folder(path)), out / "alignment.jsonl"
     sign(out, {"side": side, "limits": limits.__dict__, "masks": None if segmenter is None else segmenter.digest})
     done = {row["name"]: row for row in rows(journal)}
+    fresh = len(done) < len(todo)
     for pair in tqdm(todo, "Real-CE", mininterval=2):
         if pair.name not in done:
             done[pair.name] = row = one(pair, out, segmenter, side, limits)
@@ -119,7 +122,8 @@ def make(
     for part, name in LISTS.items():
         good = [f"{p.name}.JPG" for p in todo if p.part == part and not done[p.name]["reason"]]
         text = "".join(f"{line}\n" for line in good)
-        write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text))
+        if fresh or not (out / name).exists():  # else it may have been mended by hand
+            write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text))
         counts[part] = len(good)
     counts["out"] = len(todo) - counts["train"] - counts["eval"]
     sheet([p for p in todo if done[p.name]["reason"]], done, out / "misaligned.jpg")
