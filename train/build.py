@@ -90,6 +90,6 @@ def build_optimizer(config: FitConfig, model: nn.Module) -> torch.optim.Optimize
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
-            "optimizer: adamw8bit needs bitsandbytes: pip install bitsandbytes, or set optimizer: adamw."
+            "optimizer: adamw8bit needs bitsandbytes: pip install bitsandbytes (or 'tadisr[cuda]'), or set optimizer: adamw."
         ) from error
     return AdamW8bit(trained, lr=config.lr, weight_decay=config.weight_decay)
