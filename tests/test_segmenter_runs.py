@@ -19,6 +19,7 @@ from train.synthesis.segmenter.__main__ import main, part
 from train.synthesis.segmenter.fit import FitConfig, Squares, objective, overlap
 from train.synthesis.segmenter.infer import infer
 from train.synthesis.segmenter.samts import Prediction
+from train.synthesis.segmenter.score import score
 
 
 def config(tmp_path: Path, **changes: Any) -> FitConfig:
@@ -212,3 +213,25 @@ def test_the_infer_command_on_an_lmdb(tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out) == {"written": 1, "skipped": 0, "broken": 0}
     mask = np.asarray(Image.open(tmp_path / "out" / "mask" / "000000001.png"))
     assert mask.shape == item.image.shape[:2] and set(np.unique(mask)) == {0, 255}
+
+
+def test_the_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pictures of 8 x 10: half of the first's mask is found, the second's is found and as much again."""
+    for name, dark, drawn in (("a", 5, 10), ("b", 10, 5)):
+        picture, mask = np.full((8, 10, 3), 255, np.uint8), np.zeros((8, 10), np.uint8)
+        picture[:, :dark], mask[:, :drawn] = 0, 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    source = open_source("folder", tmp_path, masks="masks")
+    assert score(Dark(), [source], 9) == {"fgIoU": 80 / 160, "F": 160 / 240}
+    assert score(Dark(), [source], 1) == {"fgIoU": 0.5, "F": 2 / 3}
+    bare = ["--kind", "folder", "--path", str(tmp_path), "--option"]
+    with pytest.raises(SystemExit, match="has no mask to judge by"):
+        main(["score", "compact", *bare, "labels=null"])
+    rendered = ["--kind", "rendered", "--option", "count=1", "--option", "height=[40,41]"]
+    assert main(["score", "compact", *rendered, "--across", "96"]) == 0
+    assert 0.3 < json.loads(capsys.readouterr().out)["fgIoU"] < 1
+    checkpoint.save(tiny(5), tmp_path / "s.safetensors")
+    with pytest.raises(SystemExit, match="--across is for a model of this project"):
+        main(["score", str(tmp_path / "s.safetensors"), *rendered, "--across", "96"])

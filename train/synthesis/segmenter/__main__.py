@@ -1,4 +1,4 @@
-"""The text segmenter's commands: `python -m train.synthesis.segmenter fit CONFIG`, `... infer SPEC -o OUT`."""
+"""The text segmenter's commands: `python -m train.synthesis.segmenter fit CONFIG`, `infer SPEC -o OUT`, `score SPEC`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from tadisr.errors import ConfigError, TADiSRError
 
-from ...data.sources import KINDS, open_source
+from ...data.sources import KINDS, Source, open_source
 from ...settings import parse_override
+from . import Segmenter, open_segmenter
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,21 +25,28 @@ def main(argv: list[str] | None = None) -> int:
     fit.add_argument("overrides", nargs="*", help="key=value over the file, for instance epochs=10")
     fit.set_defaults(run=run_fit)
 
-    infer = commands.add_parser("infer", help="write a mask for every picture of a data set")
-    infer.add_argument("segmenter", help="compact, a .pth of Hi-SAM's, or a .safetensors")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("segmenter", help="compact, a .pth of Hi-SAM's, or a .safetensors")
+    common.add_argument("--kind", choices=KINDS, default="folder", help="of the data set (folder)")
+    common.add_argument("--path", type=Path, help="where it lies")
+    common.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for instance focal=52mm")
+    common.add_argument("--sam", type=Path, help="SAM's own sam_vit_*.pth, for a file of Hi-SAM's")
+    common.add_argument("--device", default="cpu")
+    common.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp32")
+    common.add_argument("--batch", type=int, default=8, help="pictures at once (8)")
+    common.add_argument("--threshold", type=float, default=0.5, help="from which probability on it is text (0.5)")
+
+    infer = commands.add_parser("infer", parents=[common], help="write a mask for every picture of a data set")
     infer.add_argument("-o", "--out", type=Path, required=True, help="masks go to OUT/mask/KEY.png")
-    infer.add_argument("--kind", choices=KINDS, default="folder", help="of the data set (folder)")
-    infer.add_argument("--path", type=Path, help="where it lies")
-    infer.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for instance focal=52mm")
-    infer.add_argument("--sam", type=Path, help="SAM's own sam_vit_*.pth, for a file of Hi-SAM's")
-    infer.add_argument("--device", default="cpu")
-    infer.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp32")
-    infer.add_argument("--batch", type=int, default=8, help="pictures at once (8)")
-    infer.add_argument("--threshold", type=float, default=0.5, help="of text, for masks of 0 and 255 (0.5)")
     infer.add_argument("--soft", action="store_true", help="keep the probability in shades of grey instead")
     infer.add_argument("--part", default="0/1", metavar="I/N", help="every N-th picture from the I-th on (0/1)")
     infer.add_argument("--limit", type=int, help="of the first so many pictures only")
     infer.set_defaults(run=run_infer)
+
+    score = commands.add_parser("score", parents=[common], help="foreground IoU and F-score on a set that has masks")
+    score.add_argument("--limit", type=int, default=100, help="of so many pictures, evenly spaced (100)")
+    score.add_argument("--across", type=int, help="pixels that a model of this project sees a line at (128)")
+    score.set_defaults(run=run_score)
 
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -55,10 +63,7 @@ def run_fit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run_infer(arguments: argparse.Namespace) -> int:
-    from . import open_segmenter
-    from .infer import infer
-
+def opened(arguments: argparse.Namespace) -> tuple[Segmenter, Source]:
     options: dict[str, Any] = {}
     for option in arguments.option:
         options |= parse_override(option)
@@ -70,6 +75,13 @@ def run_infer(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         batch=arguments.batch,
     )
+    return segmenter, source
+
+
+def run_infer(arguments: argparse.Namespace) -> int:
+    from .infer import infer
+
+    segmenter, source = opened(arguments)
     counts = infer(
         segmenter,
         source,
@@ -80,6 +92,22 @@ def run_infer(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
     )
     print(json.dumps(counts))
+    return 0
+
+
+def run_score(arguments: argparse.Namespace) -> int:
+    from .run import OwnSegmenter
+    from .score import score
+
+    segmenter, source = opened(arguments)
+    if arguments.across is not None:
+        if not isinstance(segmenter, OwnSegmenter):
+            raise ConfigError(
+                f"--across is for a model of this project; {segmenter.name} scales pictures in its own way."
+            )
+        segmenter.across = arguments.across
+    scores = score(segmenter, [source], arguments.limit, threshold=arguments.threshold)
+    print(json.dumps({name: round(value, 4) for name, value in scores.items()}))
     return 0
 
 

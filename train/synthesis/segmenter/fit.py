@@ -35,6 +35,7 @@ from ...settings import Loader, merge, parse_override
 from . import checkpoint
 from .run import SamTSSegmenter
 from .samts import MEAN, VARIANTS, Prediction, SamTS, SamTSConfig
+from .score import score
 
 log = logging.getLogger(__name__)
 
@@ -151,21 +152,6 @@ def overlap(found: Tensor, truth: Tensor) -> Tensor:
     return (both / either.clamp_min(1))[:, None]
 
 
-@torch.no_grad()
-def validate(model: SamTS, sources: list[Source], limit: int) -> dict[str, float]:
-    """Foreground IoU and F-score over all pixels of at most `limit` items, evenly spaced."""
-    segmenter = SamTSSegmenter(Path("in training"), model=model, device=str(next(model.parameters()).device))
-    both = found = truth = 0
-    pairs = [(source, i) for source in sources for i in range(len(source))]
-    for source, i in (pairs[j] for j in np.linspace(0, len(pairs) - 1, min(limit, len(pairs))).astype(int)):
-        item = source[i]
-        if item.mask is None:
-            raise SourceError(f"{source.name}: {item.key} has no mask to judge by.")
-        mask, real = segmenter([item.image])[0] > 0.5, item.mask > 127
-        both, found, truth = both + int((mask & real).sum()), found + int(mask.sum()), truth + int(real.sum())
-    return {"fgIoU": both / max(1, found + truth - both), "F": 2 * both / max(1, found + truth)}
-
-
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +256,8 @@ def fit(config: FitConfig) -> Path:
             journal.write(step, {name: term.item() for name, term in terms.items()})
         if judged and (due or step % config.validate_every == 0):
             model.eval()
-            scores = validate(model, judged, config.validation_limit)
+            running = SamTSSegmenter(Path("in training"), model=model, device=str(accelerator.device))
+            scores = score(running, judged, config.validation_limit)
             model.train()
             journal.write(step, scores)
             log.info("step %d: %s", step, json.dumps(scores))

@@ -99,7 +99,7 @@ class SamTSSegmenter:
         ]
 
 
-LINE, PAGE = 128, 1024  # see OwnSegmenter.factor
+ACROSS, PAGE = 128, 1024  # see OwnSegmenter.factor
 TILE, OVERLAP = 512, 128
 
 
@@ -109,25 +109,24 @@ class OwnSegmenter:
     It draws strokes best when they are as large as in its training and a little more: see `factor`.
     """
 
-    def __init__(self, path: Path | None, *, device: str = "cpu") -> None:
+    def __init__(self, path: Path | None, *, device: str = "cpu", across: int = ACROSS) -> None:
         file = tadisr.COMPACT if path is None else path
         self.name, self.digest = f"TADiSR {file.name}", file_digest(file)
-        self.device = torch.device(device)
+        self.device, self.across = torch.device(device), across
         self.model = tadisr.load(path, device=device)
         blank = torch.zeros(1, 3, self.model.config.multiple, self.model.config.multiple, device=self.device)
         if self.model(blank).mask_logits is None:
             raise CheckpointError(f"{file} has no text decoder: it cannot be a segmenter.")
 
-    @staticmethod
-    def factor(height: int, width: int) -> float:
+    def factor(self, height: int, width: int) -> float:
         """How much a picture is enlarged before it is looked at.
 
-        A line of text, long and low, is brought to 128 pixels across (at most four times); any other picture is doubled, one
+        A line of text, long and low, is brought to `across` pixels (at most four times); any other picture is doubled, one
         beyond 1024 pixels stays as it is.
         """
         short, long = min(height, width), max(height, width)
-        if short <= LINE or (short <= 2 * LINE and long >= 1.5 * short):
-            return min(4.0, LINE / short)
+        if short <= self.across or (short <= 2 * self.across and long >= 1.5 * short):
+            return min(4.0, self.across / short)
         return 2.0 if long <= PAGE else 1.0
 
     @torch.inference_mode()
