@@ -23,6 +23,7 @@ from .files import write_atomic
 from .lora import lora_state, merge_lora
 from .model import TADiSR
 from .precision import FP8, follow, place
+from .prompt import EncodedPrompt, Prompt, use_prompt
 from .table import Table, read_table
 
 FORMAT = "1"
@@ -41,6 +42,7 @@ class Checkpoint:
     tensors: int
     numbers: int
     bytes: int
+    prompt: bool = True  # whether it carries one; an imported release may not
 
 
 def read_header(path: str | Path) -> Checkpoint:
@@ -64,7 +66,8 @@ def _header(table: Table) -> Checkpoint:
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
     numbers = sum(torch.Size(entry.shape).numel() for entry in table.entries.values())
-    return Checkpoint(path, FORMAT, config, base, training, len(table.entries), numbers, path.stat().st_size)
+    prompt = any(name.startswith("prompt.") for name in table.entries)
+    return Checkpoint(path, FORMAT, config, base, training, len(table.entries), numbers, path.stat().st_size, prompt)
 
 
 def file_digest(path: Path) -> str:
@@ -98,11 +101,14 @@ class Fingerprint:
 def tensors_of(model: TADiSR) -> dict[str, Tensor]:
     """The trained part of a model under the names it has on disk."""
     tensors = {f"{part}.{k}": v for part in ADDED for k, v in _part(model, part).items()}
+    lora = model.config.lora
     for part in model.config.parts:
         module = model.get_submodule(part)
         state = {f"{part}.{k}": v for k, v in module.state_dict().items()}
-        if model.config.lora is not None:
-            state = {f"{part}_lora.{k}": v for k, v in lora_state(module).items()}
+        if lora is not None:
+            whole = lora.unet_whole if part == model.config.denoiser else ()
+            state = {k: v for k, v in state.items() if k.removeprefix(f"{part}.").rpartition(".")[0] in whole}
+            state |= {f"{part}_lora.{k}": v for k, v in lora_state(module).items()}
         tensors |= state
     return tensors
 
@@ -121,16 +127,29 @@ def save(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model's trained part. `tensors` replaces its own (an EMA's), `dtype` casts what is floating."""
-    path = Path(path)
     tensors = tensors_of(model) if tensors is None else tensors
-    cast = {k: _storable(v, dtype) for k, v in tensors.items()}
     base: dict[str, Any] = {}
     if model.config.lora is not None:
         base = {"name": model.config.name, "digest": model.base_digest}
+    write(path, model.config, tensors, base=base, training=training, dtype=dtype)
+
+
+def write(
+    path: str | Path,
+    config: ModelConfig,
+    tensors: dict[str, Tensor],
+    *,
+    base: dict[str, Any],
+    training: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """A file of ours from what it holds, whole or not at all."""
+    path = Path(path)
+    cast = {k: _storable(v, dtype) for k, v in tensors.items()}
     metadata = {
         "format": "pt",
         "tadisr.format": FORMAT,
-        "tadisr.config": json.dumps(model.config.to_dict()),
+        "tadisr.config": json.dumps(config.to_dict()),
         "tadisr.base": json.dumps(base),
         "tadisr.training": json.dumps(training or {}, ensure_ascii=False),
     }
@@ -149,11 +168,13 @@ def load_tensors(
     dtype: torch.dtype = torch.float32,
     compute: torch.dtype | None = None,
     strength: float = 1.0,
+    prompt: EncodedPrompt | None = None,
 ) -> None:
     """Put a file's tensors into a model that was built from its config, LoRA merged into the base.
 
     dtype: what the tensors become; fp8 only the denoiser's matrices, the rest `compute` (default float32). strength: of
-    the LoRA. Raises CheckpointError when a tensor is missing, unknown or of another shape, or the base is another one.
+    the LoRA, and of what was trained whole. prompt: in place of the one that the file carries.
+    Raises CheckpointError when a tensor is missing, unknown or of another shape, or the base is another one.
     """
     compute = (compute or torch.float32) if dtype == FP8 else dtype
     table = read_table(path)
@@ -164,7 +185,23 @@ def load_tensors(
         for part in model.config.parts:
             lora = _pop(tensors, f"{part}_lora.")
             merge_lora(model.get_submodule(part), lora, model.config.lora.alpha, str(path), strength=strength)
-    parts = ADDED if model.config.lora is not None else ADDED + model.config.parts
+        for layer in model.config.lora.unet_whole:
+            module, part = model.denoiser.get_submodule(layer), model.config.denoiser
+            whole = _pop(tensors, f"{part}.{layer}.")
+            if strength != 1:
+                whole = {k: module.get_parameter(k).float().lerp(v.float(), strength) for k, v in whole.items()}
+            _load_strict(module, whole, f"{path}, layer {layer} of the {part}", compute, False)
+    parts = [*ADDED, *(model.config.parts if model.config.lora is None else ())]
+    if prompt is None and not header.prompt:
+        raise CheckpointError(
+            f"{path} carries no prompt: give it a prompt file, which python -m tadisr prompt or the node TADiSR Encode "
+            f"Prompt makes once of {model.config.prompt.text!r}."
+        )
+    if prompt is not None:
+        _pop(tensors, "prompt.")
+        parts.remove("prompt")
+        model.prompt = Prompt(model.config.prompt).to(compute)  # in memory, where the file's would have come
+        use_prompt(model, prompt)
     for part in parts:
         module = getattr(model, part)
         if module is not None:

@@ -1,4 +1,4 @@
-"""The command line: `python -m tadisr upscale IN... -o OUT`, `info FILE`, `prompt -o FILE`, `download NAME`, `bench`."""
+"""The command line: `python -m tadisr upscale IN... -o OUT`; `info`, `prompt`, `download`, `import-release`, `bench`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import adapter, bench, color
-from .commands import download, prompt
+from .commands import download, import_release, prompt
 from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
     encode = prompt.add(commands)
     download.add(commands)
+    import_release.add(commands)
 
     for command in (up, measure):
         command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")

@@ -9,8 +9,8 @@ import dataclasses
 import math
 import types
 import typing
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -90,6 +90,9 @@ class DecoderConfig:
     """The joint segmentation decoders (Sec. 3.3)."""
 
     joint: bool = True  # False: the paper's ablation "w/o JSD", the image decoder alone
+    block: Literal["paper", "kolors-release", "cogview4-release"] = "paper"  # Fig. 2's CDIB, or those of the releases
+    # What enters the text decoder: a_tex, or a guess that the releases need: the image stream after its mid block.
+    source: Literal["attention", "image"] = "attention"
     # Input width of the text decoder and the output width of each of its up blocks.
     text_channels: tuple[int, ...] = (512, 512, 512, 256, 256)
     text_layers: int = 2  # residual blocks in each of its up blocks
@@ -97,11 +100,15 @@ class DecoderConfig:
     norm_groups: int = 32
     skips: bool = True  # 1x1 convolutions from the encoder into every up block but the first
     zero_skips: bool = True  # they start at zero (a pretrained decoder must not notice them)
+    unused_skip: bool = False  # one for the first up block too, kept and never used, as the releases have it
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
     """Fig. 2: LoRA on the U-Net (or what stands in its place) and on the image decoder. Targets: suffixes of names."""
+
+    encoder: bool = False  # on the VAE's encoder as well
+    unet_whole: tuple[str, ...] = ()  # layers that are trained and kept whole instead
 
     unet_rank: int = 4
     vae_rank: int = 2
@@ -129,6 +136,7 @@ class ModelConfig:
     # The VAE sees pixel_unshuffle(picture, patch): compact puts its work at LR resolution this way.
     patch: int = 1
     residual: bool = False  # the decoders' picture is added to the upscaled input
+    latent: Literal["mode", "sample"] = "mode"  # of the encoder's posterior; a sample's noise is always the same
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     text_attention: TextAttentionConfig = field(default_factory=TextAttentionConfig)
@@ -267,6 +275,88 @@ def kolors() -> ModelConfig:
     return ModelConfig(name="kolors", unet=_kolors_unet(), vae=_kolors_vae())
 
 
+SD_TURBO = 0.7536917  # abar of its schedule at t = 200, which the authors' code takes for Kolors too
+
+
+def kolors_release() -> ModelConfig:
+    """The authors' Kolors model as far as its file and their code tell; docs/release.md says what is a guess."""
+    return replace(
+        kolors(),
+        name="kolors-release",
+        latent="sample",
+        schedule=ScheduleConfig(alpha_bar=SD_TURBO),
+        text_attention=TextAttentionConfig(response="probability", mid_block=False, heads="second_half", position=12),
+        decoder=DecoderConfig(block="kolors-release", source="image", unused_skip=True),
+        lora=LoRAConfig(encoder=True, unet_whole=("conv_in",)),
+    )
+
+
+COGVIEW4_PROMPT = (
+    "Cinematic, High Contrast, highly detailed, taken using a Canon EOS R camera, hyper detailed photo - realistic "
+    "maximum detail, 32k, Color Grading, ultra HD, extreme meticulous detailing, skin pore detailing, hyper sharpness, "
+    "perfect without deformations,text"
+)
+
+
+def cogview4() -> ModelConfig:
+    """The paper's design on CogView4-6B: W_a straight into a text decoder as wide as its VAE's."""
+    transformer = {
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_layers": 28,
+        "attention_head_dim": 128,
+        "num_attention_heads": 32,
+        "text_embed_dim": 4096,
+        "time_embed_dim": 512,
+        "condition_dim": 256,
+        "pos_embed_max_size": 128,
+        "sample_size": 128,
+        "rope_axes_dim": [256, 256],
+    }
+    vae = {
+        "in_channels": 3,
+        "out_channels": 3,
+        "sample_size": 1024,
+        "block_out_channels": [128, 512, 1024, 1024],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "latent_channels": 16,
+        "layers_per_block": 3,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "mid_block_add_attention": False,
+    }
+    return ModelConfig(
+        name="cogview4",
+        transformer=transformer,
+        vae=vae,
+        schedule=ScheduleConfig(prediction="flow", train_steps=1000),
+        prompt=PromptConfig(text=COGVIEW4_PROMPT, tokens=64, width=4096, pooled=0, time_ids=None),
+        decoder=DecoderConfig(text_channels=(1024, 1024, 1024, 512, 128)),
+        lora=LoRAConfig(
+            unet_targets=(
+                "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
+                "attn2.to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def cogview4_release() -> ModelConfig:
+    """The authors' CogView4 model, which is all in their code."""
+    base = cogview4()
+    return replace(
+        base,
+        name="cogview4-release",
+        latent="sample",
+        decoder=replace(base.decoder, block="cogview4-release", source="image", unused_skip=True),
+        lora=replace(cast(LoRAConfig, base.lora), encoder=True),
+    )
+
+
 def compact() -> ModelConfig:
     """The same network at small widths with all its own weights; ships with the pack.
 
@@ -312,7 +402,13 @@ def compact() -> ModelConfig:
     )
 
 
-PRESETS = {"kolors": kolors, "compact": compact}
+PRESETS = {
+    "kolors": kolors,
+    "kolors-release": kolors_release,
+    "cogview4": cogview4,
+    "cogview4-release": cogview4_release,
+    "compact": compact,
+}
 
 
 def preset(name: str) -> ModelConfig:

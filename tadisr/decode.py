@@ -6,6 +6,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from .decoder import JointParts
+from .encode import unscaled
 
 
 def decode(
@@ -18,16 +19,17 @@ def decode(
 ) -> tuple[Tensor, Tensor | None]:
     """x_H, s = D(z_H, a_tex).
 
-    latent z_H (B, c, h, w), scaled; a_tex (B, width, h, w), None without the joint decoders; skips as `encode` gives
-    them, None for a latent of foreign origin; offsets: one for every level of the text stream, added before its CDIB
-    (`guide.steer`) -> picture (B, C, H, W) in about [-1, 1], logits of the mask or None.
+    latent z_H (B, c, h, w), scaled; a_tex (B, width, h, w), None without the joint decoders and where the image stream
+    itself starts the text decoder; skips as `encode` gives them, None for a latent of foreign origin; offsets: one for
+    every level of the text stream, added before its CDIB (`guide.steer`) -> picture (B, C, H, W) in about [-1, 1],
+    logits of the mask or None.
     """
     decoder = vae.decoder
-    z = latent / vae.config["scaling_factor"]
+    z = unscaled(vae.config, latent)
     if vae.post_quant_conv is not None:
         z = vae.post_quant_conv(z)
     z = decoder.mid_block(decoder.conv_in(z), None)
-    a, text = a_tex, parts.text
+    a, text = z if parts.from_image else a_tex, parts.text
     if text is not None and text.mid_block is not None:
         a = text.mid_block(a)
     for level, block in enumerate(decoder.up_blocks):

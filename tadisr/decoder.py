@@ -8,6 +8,8 @@ from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UpDecoderBlock
 from torch import Tensor, nn
 
 from .config import DecoderConfig
+from .errors import ConfigError
+from .release.blocks import BLOCKS
 
 
 def res_block(channels: int, groups: int) -> ResnetBlock2D:
@@ -82,6 +84,15 @@ class TextDecoder(nn.Module):
         )
 
 
+def interaction(config: DecoderConfig, image: int, text: int) -> nn.Module:
+    """The block that ties an image stream and a text stream of these widths. Raises ConfigError."""
+    if config.block == "paper":
+        return CDIB(image_channels=image, text_channels=text, groups=config.norm_groups)
+    if image != text:
+        raise ConfigError(f"A {config.block} block has one width, the streams have {image} and {text} channels.")
+    return BLOCKS[config.block](image)
+
+
 class JointParts(nn.Module):
     """All that is added to the VAE's decoder: the text decoder, a CDIB before each up block, the skip convolutions."""
 
@@ -90,12 +101,18 @@ class JointParts(nn.Module):
         reverse = vae_channels[::-1]
         image_widths = [reverse[0], *reverse[:-1]]  # what enters the VAE decoder's up blocks
         skip_widths = [vae_channels[max(level - 1, 0)] for level in range(len(reverse))][::-1]
+        self.from_image = config.source == "image"
+        if config.joint and self.from_image and config.text_channels[0] != image_widths[0]:
+            raise ConfigError(
+                f"The text decoder starts at {config.text_channels[0]} channels, the image stream that it is to start "
+                f"from has {image_widths[0]}."
+            )
         self.text: TextDecoder | None = None
         self.interactions: nn.ModuleList | None = None
         if config.joint:
             self.text = TextDecoder(config, patch=patch)
             self.interactions = nn.ModuleList(
-                CDIB(image_channels=image, text_channels=text, groups=config.norm_groups)
+                interaction(config, image, text)
                 for image, text in zip(image_widths, config.text_channels[:-1], strict=True)
             )
         self.skips: nn.ModuleList | None = None
@@ -107,3 +124,6 @@ class JointParts(nn.Module):
             if config.zero_skips:
                 for skip in self.skips:
                     nn.init.zeros_(skip.weight)  # pyright: ignore[reportArgumentType]
+        self.unused_skip: nn.Conv2d | None = None
+        if config.unused_skip:
+            self.unused_skip = nn.Conv2d(skip_widths[0], image_widths[0], 1, bias=False)

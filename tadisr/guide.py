@@ -23,7 +23,13 @@ UNCHANGED = 2 / 255  # a guide that is nowhere further from the model's own mask
 
 
 def steer(
-    model: TADiSR, latent: Tensor, a_tex: Tensor, skips: list[Tensor] | None, guide: Tensor, *, strength: float = 1.0
+    model: TADiSR,
+    latent: Tensor,
+    a_tex: Tensor | None,
+    skips: list[Tensor] | None,
+    guide: Tensor,
+    *,
+    strength: float = 1.0,
 ) -> list[Tensor] | None:
     """Offsets of the text stream for `TADiSR.decode`, by which the mask becomes `guide` (B, 1, H, W) in [0, 1].
 
@@ -34,7 +40,8 @@ def steer(
         return None
     with torch.inference_mode(False), torch.enable_grad():
         vae, parts = gradient_copies(model)
-        latent, a_tex, guide = (tensor.float().clone() for tensor in (latent, a_tex, guide))
+        latent, guide = latent.float().clone(), guide.float().clone()
+        a_tex = None if a_tex is None else a_tex.float().clone()
         skips = None if skips is None else [skip.float().clone() for skip in skips]
 
         def logits_of(offsets: list[Tensor] | None) -> Tensor:
@@ -67,7 +74,8 @@ def guided(model: TADiSR, image: Tensor, guide: Tensor, *, strength: float = 1.0
     latent, skips = model.encode(image)
     latent, responses = model.denoise(latent)
     a_tex = model.project(latent, responses)
-    offsets = None if a_tex is None else steer(model, latent, a_tex, skips, guide, strength=strength)
+    joint = model.config.decoder.joint
+    offsets = steer(model, latent, a_tex, skips, guide, strength=strength) if joint else None
     picture, logits = model.decode(latent, a_tex, skips, image, offsets)
     return Output(picture, logits, latent, responses)
 

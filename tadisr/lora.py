@@ -17,20 +17,25 @@ ADAPTER = "default"
 
 
 def add_lora(model: TADiSR, config: LoRAConfig) -> None:
-    """Put trainable LoRA layers on the denoiser and the image decoder (Fig. 2); everything of the base is frozen."""
+    """Put trainable LoRA layers on the denoiser and the image decoder (Fig. 2); everything of the base is frozen.
+
+    The config may name the encoder as well, and layers of the denoiser that are trained whole.
+    """
     from peft import LoraConfig
 
     model.denoiser.requires_grad_(False)
     model.vae.requires_grad_(False)
     for module, prefix, rank, targets in (
         (model.denoiser, "", config.unet_rank, config.unet_targets),
-        (model.vae, "decoder.", config.vae_rank, config.vae_targets),
+        (model.vae, "" if config.encoder else "decoder.", config.vae_rank, config.vae_targets),
     ):
-        names = _targets(module, prefix, targets)
+        names = targeted(module, prefix, targets)
         module.add_adapter(LoraConfig(r=rank, lora_alpha=config.alpha, target_modules=names), adapter_name=ADAPTER)  # pyright: ignore[reportArgumentType]
+    for name in config.unet_whole:
+        model.denoiser.get_submodule(name).requires_grad_(True)
 
 
-def _targets(module: nn.Module, prefix: str, suffixes: tuple[str, ...]) -> list[str]:
+def targeted(module: nn.Module, prefix: str, suffixes: tuple[str, ...]) -> list[str]:
     return [
         name
         for name, layer in module.named_modules()

@@ -62,7 +62,7 @@ class TADiSR(nn.Module):
         self.prompt = Prompt(config.prompt)
         self.recorder = Recorder(self.denoiser, config.text_attention)
         self.text_attention: TextProjection | None = None
-        if config.decoder.joint:
+        if config.decoder.joint and config.decoder.source == "attention":
             # Without text-aware attention the text decoder starts from the denoised latent instead.
             channels = self.recorder.channels if config.text_attention.enabled else config.vae["latent_channels"]
             self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0])
@@ -85,7 +85,9 @@ class TADiSR(nn.Module):
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
         return self._picture(
-            lambda kind: encode(self.vae, F.pixel_unshuffle(image.to(kind) * 2 - 1, self.config.patch))
+            lambda kind: encode(
+                self.vae, F.pixel_unshuffle(image.to(kind) * 2 - 1, self.config.patch), self.config.latent
+            )
         )
 
     def _picture(self, run: Callable[[torch.dtype], tuple[Tensor, T]]) -> tuple[Tensor, T]:
@@ -109,7 +111,7 @@ class TADiSR(nn.Module):
         return denoise(self.denoiser, self.recorder, latent, self.prompt, self.config.schedule, size)
 
     def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
-        """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders."""
+        """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders, and where they do not start from it."""
         if self.text_attention is None:
             return None
         sources = responses if self.config.text_attention.enabled else [latent]

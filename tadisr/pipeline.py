@@ -20,7 +20,7 @@ from .kolors.base import load_base
 from .model import TADiSR
 from .precision import compute_type
 from .preview import Preview
-from .prompt import read_prompt, use_prompt
+from .prompt import read_prompt
 from .tiling import Tiling, Window, run_tiled
 
 log = logging.getLogger(__name__)
@@ -68,9 +68,8 @@ def load(
     else:
         with torch.device("meta"):
             model = TADiSR(config)
-    adapter.load_tensors(model, path, dtype=dtype, compute=compute, strength=strength)
-    if prompt is not None:
-        use_prompt(model, read_prompt(prompt))
+    encoded = None if prompt is None else read_prompt(prompt)
+    adapter.load_tensors(model, path, dtype=dtype, compute=compute, strength=strength, prompt=encoded)
     return model.to(device=device).eval().requires_grad_(False)
 
 

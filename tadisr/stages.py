@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .config import SCALE
+from .encode import scaled, unscaled
 from .errors import ImageError
 from .follow import match
 from .guide import steer
@@ -69,7 +70,7 @@ def encode(
 
 def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
     latent, skips = model.encode(upscaled.to(model.device))
-    return (latent.float() / model.config.vae["scaling_factor"]).cpu(), [skip.float().cpu() for skip in skips]
+    return unscaled(model.config.vae, latent.float()).cpu(), [skip.float().cpu() for skip in skips]
 
 
 @torch.inference_mode()
@@ -101,9 +102,9 @@ def denoise(
 
 
 def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
-    factor = model.config.vae["scaling_factor"]
-    latent, responses = model.denoise((samples.to(model.device).float() * factor).to(model.dtype))
-    return (latent.float() / factor).cpu(), [response.float().cpu() for response in responses]
+    config = model.config.vae
+    latent, responses = model.denoise(scaled(config, samples.to(model.device).float()).to(model.dtype))
+    return unscaled(config, latent.float()).cpu(), [response.float().cpu() for response in responses]
 
 
 @torch.inference_mode()
@@ -139,13 +140,13 @@ def decode(
 
     def one(i: int) -> tuple[Tensor, Tensor]:
         place = {"device": model.device, "dtype": model.dtype}
-        latent = (samples[i : i + 1].to(model.device).float() * model.config.vae["scaling_factor"]).to(model.dtype)
+        latent = scaled(model.config.vae, samples[i : i + 1].to(model.device).float()).to(model.dtype)
         a_tex = model.project(latent, [maps[i : i + 1].to(**place) for maps in attention.responses])
         upscaled, skips, offsets = None, None, None
         if source is not None:
             upscaled = source.upscaled[i : i + 1].to(model.device)
             skips = [skip[i : i + 1].to(**place) for skip in source.skips] or None
-        if guide is not None and a_tex is not None:
+        if guide is not None and model.config.decoder.joint:
             offsets = steer(model, latent, a_tex, skips, guide[i : i + 1].to(model.device), strength=strength)
         image, logits = model.decode(latent, a_tex, skips, upscaled, offsets)
         image = image[..., : size[0], : size[1]].float().clamp(0, 1).cpu()

@@ -8,19 +8,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config import PromptConfig
+from ..config import COGVIEW4_PROMPT, PromptConfig
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("prompt", help="encode a prompt with Kolors' ChatGLM3 into a small file")
+    command = commands.add_parser("prompt", help="encode a prompt with the base's text encoder into a small file")
     command.add_argument(
         "--text-encoder", required=True, type=Path, metavar="PATH",
-        help="the Kolors folder, its text_encoder folder, or one ChatGLM3 safetensors (fp16, 8-bit, 4-bit)",
+        help="the Kolors folder, its text_encoder folder, or one ChatGLM3 safetensors (fp16, 8-bit, 4-bit); or the "
+        "CogView4 folder",
     )  # fmt: skip
     command.add_argument(
         "--tokenizer", type=Path, metavar="PATH", help="tokenizer.model or its folder (default: beside the encoder)"
     )
-    command.add_argument("--text", default=PromptConfig.text, help=f"the prompt (default {PromptConfig.text!r})")
+    command.add_argument(
+        "--text", help=f"the prompt (default for Kolors {PromptConfig.text!r}, for CogView4 the authors' longer one)"
+    )
     command.add_argument("--word", default=PromptConfig.word, help="its word that stands for text (default 'text')")
     command.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help="NAME.safetensors")
     command.set_defaults(run=run)
@@ -29,8 +32,12 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..cli import placement
-    from ..kolors.chatglm import encode_prompt
+    from ..cogview4 import glm
+    from ..kolors import chatglm
 
+    second = glm.is_glm(arguments.text_encoder)
+    encode_prompt = glm.encode_prompt if second else chatglm.encode_prompt
+    text = arguments.text or (COGVIEW4_PROMPT if second else PromptConfig.text)
     device, dtype = placement(arguments)
     with tqdm(unit="layer", disable=None) as bar:
 
@@ -39,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(done - bar.n)
 
         prompt = encode_prompt(
-            arguments.text_encoder, tokenizer=arguments.tokenizer, text=arguments.text, word=arguments.word,
+            arguments.text_encoder, tokenizer=arguments.tokenizer, text=text, word=arguments.word,
             device=device, dtype=dtype, progress=progress,
         )  # fmt: skip
     prompt.save(arguments.out)

@@ -1,0 +1,104 @@
+"""CogView4's prompt: a tiny GLM in the published folder's layout, held to diffusers' own pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tadisr import CheckpointError, ConfigError
+from tadisr.cli import main
+from tadisr.cogview4.glm import encode_prompt, is_glm
+from tadisr.prompt import read_prompt
+
+TEXT = "Color Grading, ultra HD, 文字,text"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """text_encoder/ in two shards and tokenizer/, as CogView4-6B has them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import GlmConfig, GlmModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("CogView4")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "[gMASK]", "<sop>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    bpe.train_from_iterator([TEXT, "text context Color"], trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=[(name, bpe.token_to_id(name)) for name in specials[1:]]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=specials[0], padding_side="left")
+    fast.save_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    config = GlmConfig(
+        vocab_size=304, hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, attention_bias=True,
+    )  # fmt: skip
+    GlmModel(config).save_pretrained(folder / "text_encoder", max_shard_size="20KB")
+    return folder
+
+
+def test_it_is_what_the_pipeline_feeds_the_transformer(folder: Path) -> None:
+    from diffusers import CogView4Pipeline
+    from transformers import AutoTokenizer, GlmModel
+
+    encoder = GlmModel.from_pretrained(folder / "text_encoder").eval()
+    pipeline = CogView4Pipeline.__new__(CogView4Pipeline)
+    pipeline.tokenizer, pipeline.text_encoder = AutoTokenizer.from_pretrained(folder / "tokenizer"), encoder
+    with torch.inference_mode():
+        expected = pipeline._get_glm_embeds(TEXT, device="cpu")
+    layers: list[tuple[int, int]] = []
+    prompt = encode_prompt(folder, text=TEXT, progress=lambda done, total: layers.append((done, total)))
+    torch.testing.assert_close(prompt.embedding, expected, atol=1e-6, rtol=1e-5)
+    assert prompt.embedding.shape[1] % 16 == 0 and prompt.pooled is None
+    assert layers == [(1, 3), (2, 3), (3, 3)]
+    assert is_glm(folder) and is_glm(folder / "text_encoder") and not is_glm(folder / "tokenizer")
+
+
+@pytest.mark.parametrize("word", ["text", "文字", "ultra HD"])
+def test_the_word_is_found_by_what_it_spells(folder: Path, word: str) -> None:
+    from transformers import AutoTokenizer
+
+    prompt = encode_prompt(folder, text=TEXT, word=word)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    ids = tokenizer(TEXT)["input_ids"]
+    pads = len(prompt.mask) - len(ids)
+    assert prompt.mask.tolist() == [0] * pads + [1] * len(ids)
+    spelled = tokenizer.decode([ids[i - pads] for i in prompt.positions.tolist()])
+    assert word in spelled and len(spelled) <= len(word) + 1
+
+
+def test_what_is_wrong_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'word' is not in the prompt"):
+        encode_prompt(folder, text=TEXT, word="word")
+    with pytest.raises(CheckpointError, match=r"has neither model\.safetensors\.index\.json"):
+        encode_prompt(tmp_path)
+    (tmp_path / "text_encoder").symlink_to(folder / "text_encoder")
+    with pytest.raises(CheckpointError, match=r"There is no tokenizer\.json"):
+        encode_prompt(tmp_path, text=TEXT)
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in (folder / "text_encoder").iterdir():
+        (other / path.name).symlink_to(path)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").unlink()
+    (other / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
+    with pytest.raises(CheckpointError, match=r"is not the GLM of its config\.json"):
+        encode_prompt(other, tokenizer=folder, text=TEXT)
+
+
+def test_the_command_knows_which_encoder_it_has(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "prompt.safetensors"
+    assert main(["prompt", "--text-encoder", str(folder), "--device", "cpu", "-o", str(out)]) == 0
+    prompt = read_prompt(out)
+    assert prompt.text.startswith("Cinematic, High Contrast") and prompt.text.endswith(",text")
+    assert "the word 'text' at" in capsys.readouterr().out
