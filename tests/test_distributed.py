@@ -126,3 +126,16 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
         assert rows(whole, table) == rows(parts, table)
     one, other = load_file(whole / "model.safetensors"), load_file(parts / "model.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("zero2", "DEEPSPEED")])
+def test_accelerate_takes_the_config_files(name: str, kind: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "train" / "configs" / "accelerate" / f"{name}.yaml"))
+    assert getattr(config.distributed_type, "value", config.distributed_type) == kind
+    assert (config.num_processes, config.mixed_precision) == (4, "bf16")  # Sec. 4.1: four GPUs
+    if name == "fsdp":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if name == "zero2":
+        assert config.deepspeed_config["zero_stage"] == 2
