@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..table import Entry, Table, read_index, read_table
 
 # What no table of tensors tells of ChatGLM3-6B-Base; the names that a config.json may tell otherwise.
 CHATGLM3: dict[str, Any] = {
@@ -48,22 +47,20 @@ INDEXES = (
 WHOLE = ("model.fp16.safetensors", "model.safetensors", "pytorch_model.fp16.bin", "pytorch_model.bin")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Where a tensor is, and what it is there."""
-
-    path: Path
-    name: str  # in its file
-    shape: tuple[int, ...]
-    integer: bool
-
-
 class Weights:
-    """The table of an encoder's tensors. Nothing is held: the files are mapped while something is taken from them."""
+    """An encoder's tensors, read from their files when they are wanted; nothing is held."""
 
-    def __init__(self, source: Path, entries: dict[str, Entry], config: dict[str, Any]) -> None:
-        self.source, self.entries = source, entries
-        self.config = {**CHATGLM3, **sizes(entries), **config}
+    def __init__(self, source: Path, table: Table, config: dict[str, Any]) -> None:
+        self.source = source
+        self.table = Table(table.where, {name.removeprefix(PREFIX): entry for name, entry in table.entries.items()})
+        self.entries = self.table.entries
+        lacking = [name for name in MARKS if name not in self.entries]
+        if lacking:
+            raise CheckpointError(
+                f"{source} is not a whole ChatGLM3: it lacks {lacking[0]}. Kolors needs its own text encoder, no other "
+                "will do."
+            )
+        self.config = {**CHATGLM3, **sizes(self.entries), **config}
 
     def check(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Raises CheckpointError unless every tensor named is there, in that shape or packed to it."""
@@ -78,7 +75,8 @@ class Weights:
             packed = scale is not None and entry.shape == (shape[0], shape[1] // 2)
             if entry.shape != shape and not packed:
                 raise CheckpointError(f"{self.source}: {name} is {entry.shape}, a ChatGLM3 of its sizes has {shape}.")
-            if entry.integer != (scale is not None) or (scale is not None and scale.shape != shape[:1]):
+            whole = entry.dtype == torch.int8 and scale is not None and scale.shape == shape[:1]
+            if not (whole if scale is not None else entry.dtype.is_floating_point):
                 raise CheckpointError(
                     f"{self.source}: {name} is quantised in a way that this version cannot read (known: int8 with one "
                     "weight_scale a row). Take the fp16 file instead."
@@ -88,39 +86,49 @@ class Weights:
         """Give a module its tensors, those under `prefix`; quantised ones become what they stand for."""
         own = module.state_dict()
         tensors: dict[str, Tensor] = {}
-        for path in sorted({self.entries[prefix + name].path for name in own}):
-            with open_file(path) as read:
-                for name, tensor in own.items():
-                    entry = self.entries[prefix + name]
-                    if entry.path == path:
-                        wide = entry.shape == tuple(tensor.shape)
-                        stored = read(entry.name).to(device)
-                        tensors[name] = self.scaled(prefix + name, stored if wide else unpack(stored), dtype)
+        for name, stored in self.table.read({name: prefix + name for name in own}, never):
+            stored = stored.to(device)
+            values = stored if stored.shape == own[name].shape else unpack(stored)
+            tensors[name] = self.scaled(prefix + name, values, dtype)
         module.load_state_dict(tensors, assign=True)
 
     def scaled(self, name: str, stored: Tensor, dtype: torch.dtype) -> Tensor:
-        scale = self.entries.get(name + SCALE)
-        if scale is None:
-            return stored.to(dtype, copy=True)
-        with open_file(scale.path) as read:
-            return stored.to(dtype) * read(scale.name).to(stored.device, dtype)[:, None]
+        for _, scale in self.table.read({name: name + SCALE} if name + SCALE in self.entries else {}, never):
+            return stored.to(dtype) * scale.to(stored.device, dtype)[:, None]
+        return stored.to(dtype, copy=True)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Rows of the table of tokens, as stored; only they are read."""
         entry = self.entries[EMBEDDING]
-        with open_file(entry.path) as read:
-            return read(entry.name)[ids].clone()
+        width = entry.shape[1]
+        rows = Table(str(self.source), {str(i): piece(entry, i * width, width) for i in ids.unique().tolist()})
+        read = dict(rows.read({name: name for name in rows.entries}, never))
+        return torch.stack([read[str(i)] for i in ids.tolist()])
 
     def digest(self) -> str:
         """By the tensors' names, shapes and a few values each: the same for one encoder in any of its containers."""
-        heads: dict[str, list[int]] = {}
-        for path in sorted({entry.path for entry in self.entries.values()}):
-            with open_file(path) as read:
-                for name, entry in self.entries.items():
-                    if entry.path == path and not name.endswith("inv_freq"):
-                        heads[name] = read(entry.name).flatten()[:8].to(torch.float16).view(torch.int16).tolist()
-        lines = [f"{name} {self.entries[name].shape} {heads[name]}" for name in sorted(heads)]
+        named = {name: entry for name, entry in self.entries.items() if not name.endswith("inv_freq")}
+        heads = Table(str(self.source), {name: piece(entry, 0, 8) for name, entry in named.items()})
+        values = dict(heads.read({name: name for name in named}, never))
+        lines = [
+            f"{name} {named[name].shape} {values[name].to(torch.float16).view(torch.int16).tolist()}"
+            for name in sorted(named)
+        ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def never(_name: str, _dtype: torch.dtype) -> bool:
+    """Nothing stays in its file: a mapping of 12.5 GB is refused where there is less memory than that."""
+    return False
+
+
+def piece(entry: Entry, begin: int, count: int) -> Entry:
+    """So many numbers of a tensor, from the one at `begin`, flat."""
+    count = min(count, math.prod(entry.shape) - begin)
+    if entry.held is not None:
+        return Entry(entry.dtype, (count,), held=entry.held.flatten()[begin : begin + count])
+    size = entry.dtype.itemsize
+    return replace(entry, shape=(count,), begin=entry.begin + begin * size, bytes=count * size)
 
 
 def open_weights(source: str | Path) -> Weights:
@@ -129,16 +137,8 @@ def open_weights(source: str | Path) -> Weights:
     if (source / "text_encoder").is_dir():
         source = source / "text_encoder"
     if source.is_dir():
-        entries = {name: entry for path in shards(source) for name, entry in table(path).items()}
-        config = folder_config(source)
-    else:
-        entries, config = table(source), {}
-    lacking = [name for name in MARKS if name not in entries]
-    if lacking:
-        raise CheckpointError(
-            f"{source} is not a whole ChatGLM3: it lacks {lacking[0]}. Kolors needs its own text encoder, no other will do."
-        )
-    return Weights(source, entries, config)
+        return Weights(source, folder_table(source), folder_config(source))
+    return Weights(source, file_table(source), {})
 
 
 def is_encoder(path: Path) -> bool:
@@ -172,28 +172,46 @@ def folder_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no JSON table ({error}): copy it again.") from error
 
 
-def shards(folder: Path) -> list[Path]:
-    """The folder's weights files. Raises CheckpointError when there are none, or one that its index names is missing."""
+def folder_table(folder: Path) -> Table:
+    """The folder's tensors. Raises CheckpointError when there are none, or a file that its index names is missing."""
     for name in INDEXES:
-        if not (folder / name).is_file():
-            continue
-        try:
-            files = sorted(set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / name} is no index of shards ({error}): copy it again.") from error
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{folder} lacks {missing[0]}: {len(missing)} of the {len(files)} files that {name} names are missing, "
-                "copy the rest of the download."
-            )
-        return [folder / file for file in files]
+        if (folder / name).is_file():
+            return pickled_shards(folder / name) if ".bin." in name else read_index(folder / name)
     for name in WHOLE:
         if (folder / name).is_file():
-            return [folder / name]
+            return file_table(folder / name)
     raise CheckpointError(
         f"{folder} has no text encoder in it: expected {INDEXES[0]} or {INDEXES[3]} and the files they name, or {WHOLE[1]}."
     )
+
+
+def file_table(path: Path) -> Table:
+    return Table.of(load_bin(path), str(path)) if path.suffix == ".bin" else read_table(path)
+
+
+def pickled_shards(index: Path) -> Table:
+    """All pickles that an index lists, mapped."""
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of shards ({error}): copy it again.") from error
+    tensors = {name: tensor for file in files for name, tensor in load_bin(index.parent / file).items()}
+    return Table.of(tensors, str(index.parent))
+
+
+def load_bin(path: Path) -> dict[str, Tensor]:
+    """A pytorch_model-*.bin, tensors only and mapped, not read."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}: the copy is not complete.")
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError("no table of tensors in it")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole file of PyTorch weights ({str(error).splitlines()[0]}): download or copy it again."
+        ) from error
+    return state
 
 
 def sizes(entries: dict[str, Entry]) -> dict[str, Any]:
@@ -221,65 +239,3 @@ def unpack(packed: Tensor) -> Tensor:
     As ChatGLM's published reference (compress_int4_weight) packs them; shifts of int8 keep the sign.
     """
     return torch.stack([packed >> 4, (packed << 4) >> 4], -1).flatten(1)
-
-
-# ---- files ----------------------------------------------------------------------------------------------------------
-
-
-def table(path: Path) -> dict[str, Entry]:
-    """A file's tensors by name, the chat model's prefix taken off; no tensor is read."""
-    if path.suffix == ".safetensors":
-        with open_safetensors(path) as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            found = [
-                Entry(path, name, tuple(s.get_shape()), not str(s.get_dtype()).startswith(("F", "BF")))
-                for name, s in slices.items()
-            ]
-    else:
-        found = [
-            Entry(path, name, tuple(tensor.shape), not tensor.is_floating_point())
-            for name, tensor in load_bin(path).items()
-        ]
-    return {entry.name.removeprefix(PREFIX): entry for entry in found}
-
-
-@contextmanager
-def open_file(path: Path) -> Iterator[Any]:
-    """Yields a function from a tensor's name to the tensor, mapped from the file while it is open."""
-    if path.suffix == ".safetensors":
-        with open_safetensors(path) as file:
-            yield file.get_tensor
-    else:
-        yield load_bin(path).__getitem__
-
-
-def open_safetensors(path: Path) -> Any:
-    check_present(path)
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): download or copy it again."
-        ) from error
-
-
-def load_bin(path: Path) -> dict[str, Tensor]:
-    """A pytorch_model-*.bin, tensors only and mapped, not read."""
-    check_present(path)
-    try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise TypeError("no table of tensors in it")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole file of PyTorch weights ({str(error).splitlines()[0]}): download or copy it again."
-        ) from error
-    return state
-
-
-def check_present(path: Path) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    with path.open("rb") as file:
-        if file.read(64).startswith(b"version https://git-lfs"):
-            raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: fetch it with git lfs pull.")
