@@ -91,12 +91,17 @@ NO_BASE = "none"
 
 
 def base_names() -> list[str]:
-    """The folders in models/diffusers that hold a U-Net and a VAE, as an adapter's base does."""
+    """The folders in models/diffusers that hold a denoiser and a VAE, as an adapter's base does."""
     found = []
     for folder in map(Path, folder_paths.get_folder_paths("diffusers")):
         if folder.is_dir():
-            found += [path.name for path in folder.iterdir() if (path / "unet").is_dir() and (path / "vae").is_dir()]
+            found += [path.name for path in folder.iterdir() if is_base(path)]
     return [NO_BASE, *sorted(set(found))]
+
+
+def is_base(folder: Path) -> bool:
+    """Kolors keeps its denoiser in unet, CogView4 in transformer."""
+    return (folder / "vae").is_dir() and any((folder / part).is_dir() for part in ("unet", "transformer"))
 
 
 def base_path(name: str) -> Path | None:
@@ -105,9 +110,9 @@ def base_path(name: str) -> Path | None:
         return None
     folders = folder_paths.get_folder_paths("diffusers")
     if name in base_names():
-        return next(Path(folder) / name for folder in folders if (Path(folder) / name / "unet").is_dir())
+        return next(Path(folder) / name for folder in folders if is_base(Path(folder) / name))
     raise CheckpointError(
-        f"There is no base {name!r} with unet/ and vae/ in {', '.join(folders)}. Put its folder there."
+        f"There is no base {name!r} with unet/ (or transformer/) and vae/ in {', '.join(folders)}. Put its folder there."
     )
 
 
