@@ -311,6 +311,47 @@ def test_several_models_are_compared_with_the_first(
     assert next(iter(rows(tmp_path / "report"))) == "bicubic"
 
 
+def test_an_adapter_on_a_frozen_base(
+    data: Path, kolors_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tiny Kolors with LoRA, as `--model adapter --base folder` has it."""
+    from tiny import randomize, tiny_kolors_config
+
+    from tadisr.kolors.base import load_base
+    from tadisr.lora import add_lora
+
+    config = tiny_kolors_config()
+    model = load_base(kolors_base, config)
+    assert config.lora is not None
+    add_lora(model, config.lora)
+    adapter.save(randomize(model), tmp_path / "adapter.safetensors")
+    arguments = [
+        "--data",
+        str(data),
+        "--limit",
+        "1",
+        "--engine",
+        "none",
+        "--device",
+        "cpu",
+        "-o",
+        str(tmp_path / "report"),
+    ]
+    arguments += ["--model", f"kolors={tmp_path / 'adapter.safetensors'}"]
+    assert main(arguments) == 1 and "say with --base where its frozen base lies" in capsys.readouterr().err
+    assert main([*arguments, "--base", str(kolors_base)]) == 0
+    row = rows(tmp_path / "report")["kolors"]
+    assert row["psnr"] > 0 and row["mask_iou"] is not None
+
+
+def test_results_of_another_size_are_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", SIZE).save(tmp_path / "0.png")
+    Image.new("L", (20, 10)).save(tmp_path / "0_mask.png")
+    arguments = ["--data", str(data), "--model", "none", "--engine", "none", "-o", str(tmp_path / "report")]
+    assert main([*arguments, "--results", str(tmp_path)]) == 1
+    assert f"0_mask.png is 20x10, its HR picture {SIZE[0]}x{SIZE[1]}" in capsys.readouterr().err
+
+
 def test_the_papers_tables(report: Path, tmp_path: Path) -> None:
     """Its layout and figures, the best of each column bold, ours below theirs of the same name, two reports in one table."""
     data = read_report(report)

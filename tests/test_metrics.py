@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tadisr import ConfigError
+from tadisr import ConfigError, ImageError
 from tadisr.ocr import Line, Reader
 from train.data.pairs import Label
 from train.judge import backbones, bootstrap, lines, metrics
@@ -52,6 +52,11 @@ def test_ssim_is_that_of_others(two: tuple[np.ndarray, np.ndarray]) -> None:
     within = float(theirs[..., 5:-5, 5:-5].mean())  # torchmetrics' own mean also counts a reflected border
     assert metrics.ssim(*two) == pytest.approx(within, abs=1e-9)
     assert metrics.ssim(two[0], two[0]) == pytest.approx(1)
+
+
+def test_ssim_of_a_picture_smaller_than_its_window_is_refused() -> None:
+    with pytest.raises(ImageError, match="12x10 is too small for SSIM"):
+        metrics.ssim(np.zeros((10, 12, 3)), np.zeros((10, 12, 3)))
 
 
 def test_luma_is_in_video_range(two: tuple[np.ndarray, np.ndarray]) -> None:

@@ -173,14 +173,15 @@ class Results(Method):
         return f"{file_digest(self.find(pair))} {'' if mask is None else file_digest(mask)}"
 
     def make(self, pair: Pair) -> Made:
-        picture = read_rgb(self.find(pair))
-        if picture.shape[:2] != pair.size:
-            (height, width), (rows, columns) = picture.shape[:2], pair.size
-            raise ImageError(
-                f"{self.find(pair)} is {width}x{height}, its HR picture {columns}x{rows}: expected the same."
-            )
         mask = self.files.get(f"{pair.key}_mask")
-        return Made(picture, None if mask is None else read_rgb(mask)[..., 0])
+        return Made(self.read(self.find(pair), pair), None if mask is None else self.read(mask, pair)[..., 0])
+
+    def read(self, path: Path, pair: Pair) -> Pixels:
+        pixels = read_rgb(path)
+        if pixels.shape[:2] != pair.size:
+            (height, width), (rows, columns) = pixels.shape[:2], pair.size
+            raise ImageError(f"{path} is {width}x{height}, its HR picture {columns}x{rows}: expected the same.")
+        return pixels
 
 
 def as_image(pixels: Pixels) -> Tensor:

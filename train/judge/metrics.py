@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tadisr.errors import ImageError
+
 Array = NDArray[Any]
 
 MOST = 100.0  # dB: what two equal pictures get, so that a mean stays a number
@@ -26,8 +28,12 @@ def psnr(first: Array, second: Array) -> float:
 def ssim(first: Array, second: Array) -> float:
     """Wang et al.'s: an 11x11 Gaussian of sigma 1.5, where it fits wholly into the picture; the mean over channels.
 
-    (H, W) or (H, W, C), on a scale of 0 to 255, both sides 11 or more.
+    (H, W) or (H, W, C), on a scale of 0 to 255. Raises ImageError for a side under 11.
     """
+    if min(first.shape[:2]) < WINDOW:
+        raise ImageError(
+            f"A picture of {first.shape[1]}x{first.shape[0]} is too small for SSIM, whose window has {WINDOW}."
+        )
     x, y = (torch.from_numpy(np.atleast_3d(a).astype(np.float64)).permute(2, 0, 1)[:, None] for a in (first, second))
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def render(
 ) -> str:
     """HTML; the crops it shows are written into `out`/crops."""
     engine = report["engines"][0] if report["engines"] else ""
+    shutil.rmtree(out / "crops", ignore_errors=True)  # those of a report before
     gallery = Gallery(pairs, judge, chosen, out / "crops")
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["html", "j2"]))

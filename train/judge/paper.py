@@ -6,7 +6,6 @@ import re
 
 METRICS = ("psnr", "ssim", "lpips", "fid", "ocr_a")
 HEADS = {"psnr": "PSNR ↑", "ssim": "SSIM ↑", "lpips": "LPIPS ↓", "fid": "FID ↓", "ocr_a": "OCR-A ↑"}
-LOWER_IS_BETTER = ("lpips", "fid")
 
 Figures = tuple[float, float, float, float, float]
 
