@@ -294,7 +294,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made: Path, pictures
     config, out, dice = write_config(tmp_path, pictures, workers=2), tmp_path / "ftsr", random.Random(5)
     killed = 0
     for _ in range(6):
-        before, wanted = progress(out), dice.randint(1, 5)
+        before, wanted = progress(out), dice.randint(2, 8)
         process = subprocess.Popen(command(config, out), cwd=ROOT, stderr=subprocess.PIPE)
         while process.poll() is None and progress(out) < before + wanted:
             time.sleep(0.01)

@@ -115,19 +115,17 @@ def funnel(found: Found) -> str:
     """A bar for each count, what was dropped in another colour, scaled to the largest of its group."""
     kept = [crop for crop in found.crops if crop["status"] == "kept"]
     placed = sum(len(sample["foregrounds"]) for sample in found.composed)
-    text = [("text pictures", len(found.pictures), False), *broken(found.pictures)]
-    text += [
-        ("crops", len(found.crops), False),
-        *reasons(found.crops, filter.REASONS),
-        ("crops kept", len(kept), False),
-    ]
-    text += [("of them enhanced", sum(record["enhanced"] > 1 for record in found.enhanced), False)]
+    pictures = [("text pictures", len(found.pictures), False), *broken(found.pictures)]
+    crops = [("crops in them", len(found.crops), False), *reasons(found.crops, filter.REASONS)]
+    crops += [("crops kept", len(kept), False)]
+    crops += [("of them enhanced", sum(record["enhanced"] > 1 for record in found.enhanced), False)]
     grounds = [("backgrounds", len(found.grounds), False), *broken(found.grounds)]
     grounds += reasons(found.grounds, backgrounds.REASONS)
     grounds += [("backgrounds kept", sum(r["status"] == "kept" for r in found.grounds), False)]
-    samples = [("samples composed", len(found.composed), False), ("samples degraded", len(found.degraded), False)]
-    samples += [("crops pasted", placed, False)]
-    return "<h3>Text</h3>" + bars(text) + "<h3>Backgrounds</h3>" + bars(grounds) + "<h3>Samples</h3>" + bars(samples)
+    samples = [("samples asked for", found.config.samples, False), ("composed", len(found.composed), False)]
+    samples += [("degraded", len(found.degraded), False), ("crops pasted on them", placed, False)]
+    groups = {"Text": bars(pictures) + bars(crops), "Backgrounds": bars(grounds), "Samples": bars(samples)}
+    return "".join(f"<h3>{name}</h3>{rows}" for name, rows in groups.items())
 
 
 def broken(records: list[Record]) -> list[tuple[str, int, bool]]:
@@ -243,11 +241,11 @@ def spread(records: list[Record]) -> list[Record]:
 
 
 def image(pixels: Pixels, width: int) -> str:
-    """An <img> that carries its own bytes, at most so wide and twice as high."""
+    """An <img> that carries its own bytes, at most so wide and twice as high; tiny ones are enlarged up to four times."""
     height = pixels.shape[0]
-    factor = min(1.0, width / pixels.shape[1], 2 * width / height)
+    factor = min(max(1.0, min(4.0, 64 / height)), width / pixels.shape[1], 2 * width / height)
     size = (max(1, round(pixels.shape[1] * factor)), max(1, round(height * factor)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
     _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}'>"
 
