@@ -12,22 +12,23 @@ from typing import Any, TypeVar
 import comfy.model_management as mm
 import comfy.utils
 import folder_paths
-import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from server import PromptServer
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..tadisr import COMPACT, CheckpointError, ImageError, TADiSR, load
+from ..tadisr import COMPACT, CheckpointError, ImageError, TADiSR
+from ..tadisr.adapter import read_header
 from ..tadisr.image import to_pil
+from ..tadisr.kolors.base import find_base
 from ..tadisr.ocr import ENGINES
-from ..tadisr.precision import DTYPES
 from ..tadisr.stages import Source
+from .memory import Base, Loaded, load_alone, number_types
 
 log = logging.getLogger("tadisr")
 InputT = TypeVar("InputT", bound=io.Input)
 
 Model = io.Custom("TADISR_MODEL")
+FrozenBase = io.Custom("TADISR_BASE")
 Prompt = io.Custom("TADISR_PROMPT")
 Attention = io.Custom("TADISR_ATTENTION")
 Tiles = io.Custom("TADISR_TILING")
@@ -119,49 +120,29 @@ def base_path(name: str) -> Path | None:
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
-class Held(nn.Module):
-    """A plain module around the model: ModelPatcher sets `.device`, which on ours is read-only."""
-
-    def __init__(self, model: TADiSR) -> None:
-        super().__init__()
-        self.network = model
-
-
-def load_patcher(path: Path, dtype: str, base: Path | None = None) -> ModelPatcher:
-    """The model, an adapter merged into its base, in the host's hands. Raises CheckpointError."""
-    device = mm.get_torch_device()
-    if dtype not in (*DTYPES, "auto"):
-        raise CheckpointError(f"dtype is {dtype!r}, expected auto, {', '.join(DTYPES)}.")
-    kind = DTYPES.get(dtype, torch.float16 if mm.should_use_fp16(device) else torch.float32)
-    model = load(path, base=base, device=mm.unet_offload_device(), dtype=kind)
-    return ModelPatcher(Held(model), load_device=device, offload_device=mm.unet_offload_device())
-
-
-def bring_in(patcher: ModelPatcher, *, pixels: int, guided: bool = False) -> tuple[TADiSR, torch.device]:
-    """The model on its device, the host having made room for it and for so many pixels of the x4 picture at once."""
-    model: TADiSR = patcher.model.network  # pyright: ignore[reportAssignmentType]
-    mm.load_models_gpu([patcher], memory_required=memory_required(model, pixels, guided), force_full_load=True)
-    return model, patcher.load_device
-
-
-def memory_required(model: TADiSR, pixels: int, guided: bool) -> int:
-    """Bytes of activations: about a dozen maps of the decoder's widest level at the picture's size.
-
-    A guide keeps several dozen for its gradients, in float32.
-    """
-    config = model.config
-    width = config.vae["block_out_channels"][0] / config.patch**2
-    return int(width * pixels * (72 * 4 if guided else 12 * model.dtype.itemsize))
+def load_model(path: Path, dtype: str, base: Path | None = None) -> Loaded:
+    """A model in the host's hands, an adapter on its base. Raises CheckpointError."""
+    config = read_header(path).config
+    kind, compute = number_types(dtype, wide=config.lora is not None)
+    if config.lora is None:
+        if base is not None:
+            raise CheckpointError(f"{path} stands alone, it is no adapter: leave out the base {base}.")
+        return load_alone(path, kind)
+    tables = find_base(base, config, dtype=kind)
+    return Base(tables[config.denoiser], tables["vae"], kind, compute).with_adapter(path)
 
 
 WHOLE = "The picture as a whole is too large for this GPU's memory: use Upscale with TADiSR, which works in tiles."
 
 
 @contextmanager
-def in_memory(patcher: ModelPatcher, *, pixels: int, guided: bool = False, advice: str = WHOLE) -> Iterator[TADiSR]:
-    """The model on its device. Raises ImageError with the advice when memory does not suffice for what is done in it."""
+def in_memory(model: Loaded, stage: str, *, pixels: int, guided: bool = False, advice: str = WHOLE) -> Iterator[TADiSR]:
+    """The model, what a stage needs of it on its device: encode, denoise, decode, or all.
+
+    Raises ImageError with the advice when memory does not suffice for what is done in it.
+    """
     try:
-        yield bring_in(patcher, pixels=pixels, guided=guided)[0]
+        yield model.bring_in(stage, pixels=pixels, guided=guided)
     except mm.OOM_EXCEPTION as error:
         mm.soft_empty_cache()
         raise ImageError(advice) from error
@@ -175,10 +156,10 @@ def source_of(latent: dict[str, Any]) -> Source | None:
     return latent.get(OURS)
 
 
-def pixels_of(patcher: ModelPatcher, latent: dict[str, Any]) -> int:
+def pixels_of(model: Loaded, latent: dict[str, Any]) -> int:
     """Of one picture of the latent."""
     height, width = latent["samples"].shape[-2:]
-    return height * width * patcher.model.network.config.latent_factor**2  # pyright: ignore
+    return height * width * model.network.config.latent_factor**2
 
 
 def tile_input() -> io.Int.Input:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import stages
 from ..tadisr.stages import Attention
 from . import bridge
+from .memory import Loaded
 
 
 class TADiSRJointDecode(io.ComfyNode):
@@ -45,11 +45,13 @@ class TADiSRJointDecode(io.ComfyNode):
         cls,
         latent: dict[str, Any],
         attention: Attention,
-        model: ModelPatcher,
+        model: Loaded,
         mask: Tensor | None = None,
         guide_strength: float = 1.0,
     ) -> io.NodeOutput:
-        with bridge.in_memory(model, pixels=bridge.pixels_of(model, latent), guided=mask is not None) as network:
+        with bridge.in_memory(
+            model, "decode", pixels=bridge.pixels_of(model, latent), guided=mask is not None
+        ) as network:
             result = stages.decode(
                 network,
                 latent["samples"].cpu(),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..tadisr import stages
 from ..tadisr.prompt import EncodedPrompt
 from . import bridge
+from .memory import Loaded
 
 
 class TADiSRDenoise(io.ComfyNode):
@@ -46,8 +46,8 @@ class TADiSRDenoise(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], model: ModelPatcher, prompt: EncodedPrompt | None = None) -> io.NodeOutput:
-        with bridge.in_memory(model, pixels=bridge.pixels_of(model, latent)) as network:
+    def execute(cls, latent: dict[str, Any], model: Loaded, prompt: EncodedPrompt | None = None) -> io.NodeOutput:
+        with bridge.in_memory(model, "denoise", pixels=bridge.pixels_of(model, latent)) as network:
             samples, attention = stages.denoise(
                 network,
                 latent["samples"].cpu(),

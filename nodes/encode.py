@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import SCALE, stages
 from . import bridge
+from .memory import Loaded
 
 
 class TADiSREncode(io.ComfyNode):
@@ -33,9 +33,9 @@ class TADiSREncode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, image: Tensor, model: ModelPatcher, scale: float) -> io.NodeOutput:
+    def execute(cls, image: Tensor, model: Loaded, scale: float) -> io.NodeOutput:
         pixels = image.shape[1] * image.shape[2] * SCALE**2
-        with bridge.in_memory(model, pixels=pixels) as network:
+        with bridge.in_memory(model, "encode", pixels=pixels) as network:
             samples, source = stages.encode(
                 network, bridge.from_comfy(image), scale=scale, progress=bridge.Progress(cls.hidden.unique_id)
             )

@@ -56,4 +56,4 @@ class TADiSRLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, dtype: str, base: str = bridge.NO_BASE) -> io.NodeOutput:
-        return io.NodeOutput(bridge.load_patcher(bridge.model_path(model), dtype, bridge.base_path(base)))
+        return io.NodeOutput(bridge.load_model(bridge.model_path(model), dtype, bridge.base_path(base)))

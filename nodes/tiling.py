@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from ..tadisr import SCALE, marks
 from ..tadisr.pipeline import coarse_text
 from ..tadisr.tiling import BLENDS, Tiling
 from . import bridge
+from .memory import Loaded
 
 
 class TADiSRTiling(io.ComfyNode):
@@ -56,7 +56,7 @@ class TADiSRTiling(io.ComfyNode):
         blend: str,
         text_aware: bool,
         image: Tensor | None = None,
-        model: ModelPatcher | None = None,
+        model: Loaded | None = None,
     ) -> io.NodeOutput:
         tiling = Tiling(tile=tile, overlap=overlap, batch=batch, blend=blend, text_aware=text_aware)
         if image is None:
@@ -65,7 +65,7 @@ class TADiSRTiling(io.ComfyNode):
         text = None
         if text_aware and model is not None:
             advice = "One tile is too large for this GPU's memory: make it smaller."
-            with bridge.in_memory(model, pixels=tile**2, advice=advice) as network:
+            with bridge.in_memory(model, "all", pixels=tile**2, advice=advice) as network:
                 text = coarse_text(network, pictures, tiling, model.load_device)
         drawn = [
             marks.draw_tiles(picture, tiling, None if text is None else text[i, 0])

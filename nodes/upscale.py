@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -10,6 +9,7 @@ from ..tadisr import upscale_in_memory
 from ..tadisr.color import MODES
 from ..tadisr.tiling import Tiling
 from . import bridge
+from .memory import Loaded
 
 
 class TADiSRUpscale(io.ComfyNode):
@@ -56,7 +56,7 @@ class TADiSRUpscale(io.ComfyNode):
     def execute(
         cls,
         image: Tensor,
-        model: ModelPatcher,
+        model: Loaded,
         scale: float,
         tile: int,
         overlap: int,
@@ -68,7 +68,7 @@ class TADiSRUpscale(io.ComfyNode):
     ) -> io.NodeOutput:
         tiling = tiling or Tiling(tile=tile, overlap=overlap, batch=tile_batch)
         progress = bridge.Progress(cls.hidden.unique_id)
-        network, device = bridge.bring_in(model, pixels=tiling.batch * tiling.tile**2, guided=mask is not None)
+        network = model.bring_in("all", pixels=tiling.batch * tiling.tile**2, guided=mask is not None)
         result = upscale_in_memory(
             network,
             bridge.from_comfy(image),
@@ -77,7 +77,7 @@ class TADiSRUpscale(io.ComfyNode):
             guide=None if mask is None else bridge.from_mask(mask),
             fidelity=fidelity,
             color_fix=color,
-            device=device,
+            device=model.load_device,
             progress=progress,
             preview=progress.preview,
             say=bridge.say(cls.hidden.unique_id),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .errors import CheckpointError, ConfigError
 from .files import write_atomic
-from .lora import lora_state, merge_lora
+from .lora import Whole, lora_state, merge, updates
 from .model import TADiSR
-from .precision import FP8, follow, place
+from .precision import FP8, LowRank, follow, place
 from .prompt import EncodedPrompt, Prompt, use_prompt
 from .table import Table, read_table
 
@@ -169,28 +170,31 @@ def load_tensors(
     compute: torch.dtype | None = None,
     strength: float = 1.0,
     prompt: EncodedPrompt | None = None,
+    apply: Callable[[nn.Module, str, LowRank | Whole], object] = merge,
 ) -> None:
     """Put a file's tensors into a model that was built from its config, LoRA merged into the base.
 
     dtype: what the tensors become; fp8 only the denoiser's matrices, the rest `compute` (default float32). strength: of
-    the LoRA, and of what was trained whole. prompt: in place of the one that the file carries.
-    Raises CheckpointError when a tensor is missing, unknown or of another shape, or the base is another one.
+    the LoRA, and of what was trained whole. prompt: in place of the one that the file carries. apply(part, parameter's
+    name, update): what is done with both. Raises CheckpointError when a tensor is missing, unknown or of another shape,
+    or the base is another one.
     """
     compute = (compute or torch.float32) if dtype == FP8 else dtype
     table = read_table(path)
     header = _header(table)
-    tensors = dict(table.read({name: name for name in table.entries}, lambda *_: False))
+    tensors = dict(table.read({name: name for name in table.entries}))
     if model.config.lora is not None:
         check_base(header, model.base_digest)
         for part in model.config.parts:
             lora = _pop(tensors, f"{part}_lora.")
-            merge_lora(model.get_submodule(part), lora, model.config.lora.alpha, str(path), strength=strength)
+            module = model.get_submodule(part)
+            for name, update in updates(module, lora, model.config.lora.alpha, str(path), strength=strength):
+                apply(module, name, update)
         for layer in model.config.lora.unet_whole:
-            module, part = model.denoiser.get_submodule(layer), model.config.denoiser
-            whole = _pop(tensors, f"{part}.{layer}.")
-            if strength != 1:
-                whole = {k: module.get_parameter(k).float().lerp(v.float(), strength) for k, v in whole.items()}
-            _load_strict(module, whole, f"{path}, layer {layer} of the {part}", compute, False)
+            whole = _pop(tensors, f"{model.config.denoiser}.{layer}.")
+            _check(model.denoiser.get_submodule(layer), whole, f"{path}, layer {layer} of the {model.config.denoiser}")
+            for name, tensor in whole.items():
+                apply(model.denoiser, f"{layer}.{name}", Whole(tensor, strength))
     parts = [*ADDED, *(model.config.parts if model.config.lora is None else ())]
     if prompt is None and not header.prompt:
         raise CheckpointError(
@@ -226,7 +230,8 @@ def _pop(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
-def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str, dtype: torch.dtype, fp8: bool) -> None:
+def _check(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Raises CheckpointError for a tensor too few or too many, and one of another shape."""
     own = module.state_dict()
     missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or unknown:
@@ -239,6 +244,10 @@ def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str, dtyp
             raise CheckpointError(
                 f"{where}: {name} is {tuple(tensor.shape)}, its config makes it {tuple(own[name].shape)}."
             )
+
+
+def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str, dtype: torch.dtype, fp8: bool) -> None:
+    _check(module, tensors, where)
     if fp8:
         follow(module)
     for name, tensor in tensors.items():

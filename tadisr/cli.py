@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import adapter, bench, color
-from .commands import download, import_release, prompt
+from .commands import download, import_release, memory, prompt
 from .config import SCALE
 from .errors import TADiSRError
 from .image import read_image, write_png
@@ -61,17 +61,22 @@ def parser() -> argparse.ArgumentParser:
     measure.set_defaults(run=run_bench)
 
     encode = prompt.add(commands)
+    memory.add(commands)
     download.add(commands)
     import_release.add(commands)
 
     for command in (up, measure):
         command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")
-        command.add_argument("--base", type=Path, help="folder of the frozen base, for an adapter")
+        command.add_argument("--base", type=Path, help="an adapter's frozen base: its folder, or the file of its U-Net")
+        command.add_argument("--vae", type=Path, help="folder or file of the base's VAE, if --base is a file")
+        command.add_argument("--strength", type=float, default=1.0, help="of the adapter's LoRA (default 1)")
     for command in (up, measure, encode):
         command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+        kinds = [name for name in DTYPES if command is not encode or name != "fp8"]
         command.add_argument(
-            "--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16"
-        )
+            "--dtype", choices=["auto", *kinds], default="auto",
+            help="default: fp32 on a CPU, else fp16; fp8 stores the base's matrices in it and computes in 16 bit",
+        )  # fmt: skip
     return top
 
 
@@ -101,7 +106,10 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         text_aware=arguments.text_aware,
     )  # fmt: skip
     device, dtype = placement(arguments)
-    model = load(arguments.model, base=arguments.base, prompt=arguments.prompt, device=device, dtype=dtype)
+    model = load(
+        arguments.model, base=arguments.base, vae=arguments.vae, prompt=arguments.prompt, device=device, dtype=dtype,
+        strength=arguments.strength,
+    )  # fmt: skip
     failed = 0
     for source, target in (bar := tqdm(jobs, unit="picture", disable=None)):
         bar.set_postfix_str(source.name)
@@ -183,7 +191,9 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     device, dtype = placement(arguments)
-    model = load(arguments.model, base=arguments.base, device=device, dtype=dtype)
+    model = load(
+        arguments.model, base=arguments.base, vae=arguments.vae, device=device, dtype=dtype, strength=arguments.strength
+    )
     report = bench.measure(model, size=arguments.size, batch=arguments.batch, runs=arguments.runs)
     print(json.dumps(report, indent=2))
     return 0

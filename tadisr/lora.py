@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -61,13 +62,38 @@ def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where:
 
     Raises CheckpointError for a pair that does not fit.
     """
+    for name, update in updates(module, state, alpha, where, strength=strength):
+        merge(module, name, update)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A parameter that was trained in full, in place of the base's."""
+
+    value: Tensor
+    strength: float
+
+
+@torch.no_grad()
+def merge(module: nn.Module, name: str, update: LowRank | Whole) -> None:
+    """Change the parameter of this name in place."""
+    parameter = module.get_parameter(name)
+    if isinstance(update, Whole):
+        value = update.value.to(parameter.device, torch.float32)
+        parameter.copy_(value if update.strength == 1 else parameter.float().lerp(value, update.strength))
+    elif parameter.dtype == FP8:
+        cast(Follow, module.get_submodule(name.removesuffix(".weight"))).update = update
+    else:
+        parameter.copy_(update.add_to(parameter.float()))
+
+
+def updates(
+    module: nn.Module, state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0
+) -> Iterator[tuple[str, LowRank]]:
+    """(weight's name, its update) of every pair in `state`. Raises CheckpointError for a pair that does not fit."""
     for name, update in pairs(state, alpha, where, strength=strength):
-        layer = fitting(module, name, update, where)
-        weight = layer.get_parameter("weight")
-        if weight.dtype == FP8:
-            cast(Follow, layer).update = update
-        else:
-            weight.copy_(update.add_to(weight.float()))
+        fitting(module, name, update, where)
+        yield f"{name}.weight", update
 
 
 def pairs(
@@ -84,14 +110,12 @@ def pairs(
         raise CheckpointError(f"{where} has LoRA tensors of an unknown kind, the first {next(iter(state))}.")
 
 
-def fitting(module: nn.Module, name: str, update: LowRank, where: str) -> nn.Module:
-    """The layer that an update is for. Raises CheckpointError when there is none, or one of another shape."""
+def fitting(module: nn.Module, name: str, update: LowRank, where: str) -> None:
+    """Raises CheckpointError when there is no layer for an update, or one of another shape."""
     try:
-        layer = module.get_submodule(name)
-        shape = tuple(layer.get_parameter("weight").shape)
+        shape = tuple(module.get_submodule(name).get_parameter("weight").shape)
     except AttributeError as error:
         raise CheckpointError(f"{where}: the LoRA of {name} has no layer in the base ({error}).") from error
     made = (len(update.b), *update.a.shape[1:])
     if made != shape:
         raise CheckpointError(f"{where}: the LoRA of {name} is {made}, the base's layer {shape}: another base.")
-    return layer

@@ -45,11 +45,16 @@ def stored_in_fp8(name: str, shape: torch.Size | tuple[int, ...]) -> bool:
 
 def to_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(out, ...) -> e4m3 of that shape and the scales (out, 1, ...), float32 powers of two: weight = e4m3 * scale."""
-    weight = weight.float()
-    largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
-    scale = torch.exp2(torch.ceil(torch.log2(largest / torch.finfo(FP8).max)))
-    scale = torch.where(largest > 0, scale, torch.ones_like(scale))
-    return (weight / scale).to(FP8), scale
+    stored = torch.empty(weight.shape, dtype=FP8, device=weight.device)
+    scales = torch.ones(len(weight), *[1] * (weight.ndim - 1), device=weight.device)
+    rows = max(1, 2**22 // max(1, weight[:1].numel()))  # a few at a time: float32 of all would be four times the result
+    for i in range(0, len(weight), rows):
+        part = weight[i : i + rows].float()
+        largest = part.abs().amax(tuple(range(1, part.ndim)), keepdim=True)
+        scale = torch.exp2(torch.ceil(torch.log2(largest / torch.finfo(FP8).max)))
+        scales[i : i + rows] = torch.where(largest > 0, scale, 1.0)
+        stored[i : i + rows] = (part / scales[i : i + rows]).to(FP8)
+    return stored, scales
 
 
 class LowRank:

@@ -60,44 +60,56 @@ class Table:
     def bytes(self) -> int:
         return sum(entry.bytes for entry in self.entries.values())
 
-    def read(self, names: dict[str, str], stays: Callable[[str, torch.dtype], bool]) -> Iterator[tuple[str, Tensor]]:
+    def read(
+        self, names: dict[str, str], stays: Callable[[str, torch.dtype], bool] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
         """(new name, tensor) for every pair {new name: name here}, in the files' order.
 
         stays(new name, type): whether the tensor will be used as it is. Then it remains in its file, mapped, and is
-        paged in when it is used; else it is read alone, to be converted and let go.
+        paged in when it is used; else it is there until the next one is asked for, to be converted. None: all are read
+        into memory of their own.
         """
         order = sorted(names, key=lambda new: (str(self.entries[names[new]].file), self.entries[names[new]].begin))
         mapped: dict[Path, Tensor] = {}
+        scratch = torch.empty(0, dtype=torch.uint8)
         for new in order:
             entry = self.entries[names[new]]
             if entry.held is not None:
                 yield new, entry.held.detach().cpu()
                 continue
             assert entry.file is not None
-            if stays(new, entry.dtype) and entry.begin % entry.dtype.itemsize == 0 and entry.bytes:
+            as_it_is = stays is not None and (stays(new, entry.dtype) or not entry.dtype.is_floating_point)
+            if as_it_is and entry.begin % entry.dtype.itemsize == 0 and entry.bytes:
                 if entry.file not in mapped:
                     size = entry.file.stat().st_size
                     mapped[entry.file] = torch.from_file(str(entry.file), shared=False, size=size, dtype=torch.uint8)
                 raw = mapped[entry.file][entry.begin : entry.begin + entry.bytes]
             else:
-                raw = _read(entry.file, entry.begin, entry.bytes)
+                if stays is None or as_it_is:
+                    raw = torch.empty(entry.bytes, dtype=torch.uint8)
+                else:
+                    if len(scratch) < entry.bytes:
+                        scratch = torch.empty(entry.bytes, dtype=torch.uint8)
+                    raw = scratch[: entry.bytes]
+                _read(entry.file, entry.begin, raw)
             yield new, raw.view(entry.dtype).reshape(entry.shape)
 
 
-def _read(file: Path, begin: int, count: int) -> Tensor:
-    raw = torch.empty(count, dtype=torch.uint8)
+def _read(file: Path, begin: int, into: Tensor) -> None:
     with file.open("rb") as opened:
         opened.seek(begin)
-        if opened.readinto(memoryview(raw.numpy())) != count:  # pyright: ignore[reportArgumentType]
+        if opened.readinto(memoryview(into.numpy())) != len(into):  # pyright: ignore[reportArgumentType]
             raise CheckpointError(f"{file} became shorter while it was read: copy it again.")
-    return raw
 
 
 # ---- one file -------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: str | Path) -> Table:
-    """The table of one safetensors file. Raises CheckpointError for what is missing, cut short or something else."""
+def read_table(path: str | Path, *, whole: bool = True) -> Table:
+    """The table of one safetensors file. Raises CheckpointError for what is missing, cut short or something else.
+
+    whole: False lets a file pass whose header is all there and whose tensors are not, to tell what it was to be.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
@@ -120,7 +132,7 @@ def read_table(path: str | Path) -> Table:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(_cut(path, "its header cannot be read")) from error
     end = max((entry.begin + entry.bytes for entry in entries.values()), default=0)
-    if size < end:
+    if whole and size < end:
         raise CheckpointError(_cut(path, f"it has {size:,} bytes of the {end:,} that its header promises"))
     return Table(str(path), entries, metadata)
 

@@ -12,6 +12,10 @@ from ..table import Entry, Table
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "first_stage_model.", "unet.", "vae.", "model.")
 KOLORS, EARLY = "Kolors' U-Net", "an early Kolors U-Net without encoder_hid_proj"
 VAE = "a VAE of SDXL's kind"
+NEWER = (
+    "some copies of July 2024 are, take a newer one, such as unet/diffusion_pytorch_model.fp16.safetensors of "
+    "Kwai-Kolors/Kolors-diffusers."
+)
 
 
 def matched(
@@ -63,10 +67,7 @@ def _sentence(
         kind = EARLY
     expected = what_is(Table("", {name: Entry(torch.float32, shape) for name, shape in shapes.items()}))
     if kind == EARLY:
-        return (
-            f"{table.where} is {kind}, as some early copies of July 2024 are: take a newer one, such as "
-            "unet/diffusion_pytorch_model.fp16.safetensors of Kwai-Kolors/Kolors-diffusers."
-        )
+        return f"{table.where} is {kind}: {NEWER}"
     if kind != expected:
         return f"{table.where} is {kind}, expected {expected}: choose the file of that."
     what = []

@@ -1,0 +1,151 @@
+"""The pack inside a ComfyUI's own process, without its server: what its memory manager does with our parts.
+
+`python hands.py PACK COMFYUI FOLDER`: FOLDER holds base/ (a tiny Kolors), a.safetensors, b.safetensors (adapters)
+and vae.safetensors (that base's VAE as one file). Prints JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+PACK, COMFY, FOLDER = map(Path, sys.argv[1:4])
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, str(COMFY))
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+import comfy.model_management as mm  # noqa: E402
+import comfy.sd  # noqa: E402
+import torch  # noqa: E402
+import utils.extra_config  # noqa: E402, F401  (before a package of that name elsewhere)
+from safetensors.torch import load_file  # noqa: E402
+
+torch.set_num_threads(2)
+spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+assert spec is not None and spec.loader is not None
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+from pack.nodes.kolors_loader import from_socket  # noqa: E402  # pyright: ignore
+from pack.nodes.memory import Base  # noqa: E402  # pyright: ignore
+from pack.tadisr import adapter, load  # noqa: E402  # pyright: ignore
+from pack.tadisr.kolors.base import find_base, load_part  # noqa: E402  # pyright: ignore
+from pack.tadisr.precision import FP8  # noqa: E402  # pyright: ignore
+
+CONFIG = adapter.read_header(FOLDER / "a.safetensors").config
+IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def base_of(dtype, compute):
+    tables = find_base(FOLDER / "base", CONFIG, dtype=dtype)
+    return Base(tables["unet"], tables["vae"], dtype, compute)
+
+
+def run(model, **options):
+    network = model.bring_in("all", pixels=32 * 32, **options)
+    with torch.inference_mode():
+        output = network(IMAGE.to(model.load_device))
+    return output.image.float(), output.mask_logits.float()
+
+
+def library(name, dtype, strength=1.0):
+    network = load(FOLDER / f"{name}.safetensors", base=FOLDER / "base", dtype=dtype, strength=strength)
+    with torch.inference_mode():
+        output = network(IMAGE)
+    return output.image.float(), output.mask_logits.float()
+
+
+def apart(one, other):
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(one, other, strict=True))
+
+
+def leaves(patcher):
+    return [(n, m) for n, m in patcher.model.named_modules() if list(m.parameters(recurse=False))]
+
+
+class Found(dict):
+    def __setitem__(self, key, value):
+        print(key, value, flush=True)
+        super().__setitem__(key, value)
+
+
+found = Found()
+base = base_of(torch.float32, torch.float32)
+a = base.with_adapter(FOLDER / "a.safetensors")
+b = base.with_adapter(FOLDER / "b.safetensors", strength=-0.5)
+before = base.parts(CONFIG)[0]["unet"].model.inner.mid_block.resnets[0].conv1.weight.clone()
+found["fp32"] = [
+    apart(run(a), want := library("a", torch.float32)),
+    apart(run(b), other := library("b", torch.float32, -0.5)),
+    apart(run(a), want),
+]
+found["differ"] = apart(other, want)
+found["shared"] = a.network.unet is b.network.unet and a.network.vae is b.network.vae
+mm.unload_all_models()
+found["restored"] = torch.equal(before, base.parts(CONFIG)[0]["unet"].model.inner.mid_block.resnets[0].conv1.weight)
+
+# ---- a card with too little room ----
+for name, dtype, compute in (("partial", torch.float32, torch.float32), ("partial_fp8", FP8, torch.float32)):
+    model = base_of(dtype, compute).with_adapter(FOLDER / "a.safetensors")
+    want = run(model)
+    mm.unload_all_models()
+    left, behind = 0, []
+    for patcher in model.patchers.values():
+        patcher.patch_model(device_to=model.load_device, lowvram_model_memory=patcher.model_size() // 3)
+        for key, layer in leaves(patcher):
+            moved, cast = getattr(layer, "comfy_patched_weights", False), getattr(layer, "comfy_cast_weights", False)
+            left += not moved
+            if not moved and not cast:
+                behind.append(key)
+    with torch.inference_mode():
+        output = model.network(IMAGE)
+    found[name] = {
+        "apart": apart((output.image.float(), output.mask_logits.float()), want),
+        "off_the_card": left,
+        "neither": sorted(behind),
+    }
+    for patcher in model.patchers.values():
+        patcher.unpatch_model(patcher.offload_device)
+    found[name]["again"] = apart(run(model), want)
+    mm.unload_all_models()
+
+# ---- number types ----
+for name, dtype, compute in (("bf16", torch.bfloat16, torch.bfloat16), ("fp8", FP8, torch.float32)):
+    found[name] = apart(run(base_of(dtype, compute).with_adapter(FOLDER / "a.safetensors")), library("a", dtype))
+    mm.unload_all_models()
+
+# ---- what a stage does not need may leave ----
+model = base.with_adapter(FOLDER / "a.safetensors")
+held = {}
+for stage in ("encode", "denoise", "decode"):
+    mm.unload_all_models()
+    model.bring_in(stage, pixels=32 * 32)
+    held[stage] = sorted(part for part, patcher in model.patchers.items() if patcher.loaded_size() > 0)
+found["stages"] = held
+
+# ---- a VAE that the host itself has loaded ----
+levels = {"ch": 32, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
+ends = {"in_channels": 3, "out_ch": 3, "z_channels": 4, "resolution": 256, "double_z": True}
+own = comfy.sd.VAE(
+    sd=load_file(FOLDER / "vae.safetensors"), config={"params": {"ddconfig": {**levels, **ends}, "embed_dim": 4}}
+)
+table = find_base(FOLDER / "base" / "unet", CONFIG, vae=from_socket(own))["vae"]
+module, digest = load_part(CONFIG, "vae", table, dtype=torch.float32, compute=torch.float32)
+found["socket"] = digest == base.parts(CONFIG)[1]["vae"]
+
+# ---- every layer on the card or brought there: on a device without values a layer that stayed behind cannot run ----
+meta = torch.device("meta")
+for dtype in (torch.float32, FP8):
+    model = base_of(dtype, torch.float32).with_adapter(FOLDER / "a.safetensors")
+    for patcher in model.patchers.values():
+        patcher.patch_model(device_to=meta, lowvram_model_memory=patcher.model_size() // 3)
+    model.network.placed = meta
+    with torch.inference_mode():
+        output = model.network(IMAGE.to(meta))
+    found[f"meta_{str(dtype).split('.')[1]}"] = [str(output.image.device), list(output.mask_logits.shape)]
+print("FOUND " + json.dumps(found), flush=True)
+os._exit(0)  # the host would bring the layers back from the device without values
