@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ..tadisr import CheckpointError
-from ..tadisr.kolors.identify import EARLY, KOLORS, NEWER, VAE, what_is
+from ..tadisr.kolors.identify import COGVIEW4_VAE, EARLY, KOLORS, NEWER, TRANSFORMER, VAE, what_is
 from ..tadisr.table import Table, read_table
 from . import bridge
 
@@ -93,8 +93,9 @@ def times(path: Path) -> tuple[int, ...]:
 
 def check(tables: dict[str, Table]) -> None:
     """Raises CheckpointError for what is another model, before an adapter asks for it."""
-    for part, expected in (("unet", KOLORS), ("vae", VAE)):
-        found = what_is(tables[part])
+    kinds = {"unet": KOLORS, "transformer": TRANSFORMER, "vae": VAE if "unet" in tables else COGVIEW4_VAE}
+    for part in tables:
+        expected, found = kinds[part], what_is(tables[part])
         if found == EARLY:
             raise CheckpointError(f"{tables[part].where} is {EARLY}: {NEWER}")
         if found != expected:

@@ -71,9 +71,10 @@ class TADiSRKolorsLoader(io.ComfyNode):
         kind, compute = number_types(dtype, wide=True)
         path = kolors_files.unet_path(unet)
         source = kolors_files.vae_path(vae, path) if host_vae is None else from_socket(host_vae)
-        tables = find_base(path, preset("kolors"), vae=source, dtype=kind)
+        config = preset("cogview4" if (path / "transformer").is_dir() else "kolors")
+        tables = find_base(path, config, vae=source, dtype=kind)
         kolors_files.check(tables)
-        return io.NodeOutput(Base(tables["unet"], tables["vae"], kind, compute))
+        return io.NodeOutput(Base(tables[config.denoiser], tables["vae"], kind, compute))
 
 
 def from_socket(vae: Any) -> Table:

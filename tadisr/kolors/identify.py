@@ -12,6 +12,8 @@ from ..table import Entry, Table
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "first_stage_model.", "unet.", "vae.", "model.")
 KOLORS, EARLY = "Kolors' U-Net", "an early Kolors U-Net without encoder_hid_proj"
 VAE = "a VAE of SDXL's kind"
+TRANSFORMER = "a diffusion transformer (Flux, SD3, CogView4 or the like)"
+COGVIEW4_VAE = "a VAE of 16 latent channels"
 NEWER = (
     "some copies of July 2024 are, take a newer one, such as unet/diffusion_pytorch_model.fp16.safetensors of "
     "Kwai-Kolors/Kolors-diffusers."
@@ -101,7 +103,7 @@ def what_is(table: Table) -> str:
             return VAE
         return f"a VAE of {latent[1]} latent channels"
     if any("double_blocks." in n or "joint_blocks." in n or "transformer_blocks.0." in n for n in names):
-        return "a diffusion transformer (Flux, SD3, CogView4 or the like)"
+        return TRANSFORMER
     return f"something else (its first tensor is {next(iter(names))})" if names else "empty"
 
 

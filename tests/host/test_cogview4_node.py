@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import released
 import torch
-from comfy_host import Comfy, node
+from comfy_host import Comfy, Result, node
 from tiny import tiny_cogview4_config, write_base
 
 from tadisr import TADiSR, adapter, load, preset, upscale
@@ -36,9 +37,24 @@ def test_the_release_runs_on_a_cogview4_folder(comfy: Comfy, tmp_path: Path) -> 
 
     picture = comfy.base / "input" / "cogview4.png"
     write_png(picture, torch.rand(1, 3, 16, 24))
-    result = comfy.run(
-        {
-            "model": node("TADiSRLoader", model=file.name, dtype="fp32", base="CogView4-tiny"),
+    bases = {"base": node("TADiSRKolorsLoader", unet="diffusers/CogView4-tiny", vae="beside the U-Net", dtype="fp32")}
+    loaders = [
+        {"model": node("TADiSRLoader", model=file.name, dtype="fp32", base="CogView4-tiny")},
+        bases | {"model": node("TADiSRAdapterLoader", base=["base", 0], adapter=file.name, strength=1.0)},
+    ]
+    expected = upscale(load(file, base=base), read_image(picture)).image
+    for loader in loaders:
+        result = run(comfy, picture, loader)
+        assert result.last == "execution_success", result.error or result.body
+        got = read_image(comfy.output(result.images("saved")[0]))
+        assert got.shape == expected.shape == (1, 3, 64, 96)
+        assert (got - expected).abs().max() < 1.5 / 255
+
+
+def run(comfy: Comfy, picture: Path, loader: dict[str, Any]) -> Result:
+    return comfy.run(
+        loader
+        | {
             "picture": node("LoadImage", image=picture.name),
             "upscaled": node(
                 "TADiSRUpscale", image=["picture", 0], model=["model", 0], scale=4.0, tile=768, overlap=256, tile_batch=1,
@@ -47,8 +63,3 @@ def test_the_release_runs_on_a_cogview4_folder(comfy: Comfy, tmp_path: Path) -> 
             "saved": node("SaveImage", images=["upscaled", 0], filename_prefix="cogview4"),
         }
     )  # fmt: skip
-    assert result.last == "execution_success", result.error or result.body
-    got = read_image(comfy.output(result.images("saved")[0]))
-    expected = upscale(load(file, base=base), read_image(picture)).image
-    assert got.shape == expected.shape == (1, 3, 64, 96)
-    assert (got - expected).abs().max() < 1.5 / 255
