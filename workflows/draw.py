@@ -2,7 +2,8 @@
 
 workflows/api/NAME.json is what a template is, workflows/notes/NAME.md its note; this gives it its place on the page, its
 thumbnail NAME.jpg and a screenshot docs/templates/NAME.jpg, with results where it runs without models to download.
-"blueprint" for NAME draws subgraphs/TADiSR Stages.json, the staged chain as one node.
+"blueprint" for NAME draws subgraphs/TADiSR Stages.json, the staged chain as one node; "help" the pictures of those help
+pages that show nodes, web/docs/pictures (web/pictures.py draws the others).
 Needs what the tests of the page need: `make host`, playwright and Chromium.
 """
 
@@ -27,7 +28,7 @@ from comfy_host import Comfy  # noqa: E402
 SHOTS = ROOT / "docs" / "templates"
 BLUEPRINT = ROOT / "subgraphs" / "TADiSR Stages.json"
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-ABSENT = ("after_text_to_image", "text_over_esrgan")  # need a model that does not come with the pack
+ABSENT = ("after_text_to_image", "kolors", "text_over_esrgan")  # need a model that does not come with the pack
 
 # Columns by distance from the sources, a long row of them broken in two; within a column from top to bottom, with room
 # for the page's newer nodes, which are taller; the note to the left of all.
@@ -85,6 +86,7 @@ FIT = """() => {
   const [x0, y0, x1, y1] = app.graph._nodes.reduce(([a, b, c, d], n) => [Math.min(a, n.pos[0]), Math.min(b, n.pos[1] - 30),
     Math.max(c, n.pos[0] + n.size[0]), Math.max(d, n.pos[1] + n.size[1])], [1e9, 1e9, -1e9, -1e9]);
   const s = Math.min(1480 / (x1 - x0), 790 / (y1 - y0), 1.1);
+  app.canvas.low_quality_zoom_threshold = app.canvas.min_font_size_for_lod = 0;  // words also when it is small
   app.canvas.ds.scale = s;
   app.canvas.ds.offset = [80 / s + (1500 / s - (x1 - x0)) / 2 - x0, 130 / s + (800 / s - (y1 - y0)) / 2 - y0];
   app.canvas.setDirty(true, true);
@@ -118,6 +120,56 @@ def draw_blueprint(page: Any) -> None:
     BLUEPRINT.write_text(json.dumps(settle(drawn), indent=1, ensure_ascii=False) + "\n")
 
 
+HELP: dict[str, dict[str, Any]] = {  # ids that no template has: the page would show that node's picture again
+    "TADiSRKolorsLoader": {
+        "31": {"class_type": "TADiSRKolorsLoader", "inputs": {"unet": "diffusers/Kolors", "vae": "beside the U-Net"}},
+        "32": {
+            "class_type": "TADiSRAdapterLoader",
+            "inputs": {"base": ["31", 0], "adapter": "tadisr_kolors.safetensors", "strength": 1.0},
+        },
+        "33": {"class_type": "TADiSRUpscale", "inputs": {"model": ["32", 0], "scale": 4.0}},
+    },
+    "TADiSREncodePrompt": {
+        "31": {"class_type": "TADiSREncodePrompt", "inputs": {"text_encoder": "chatglm3-fp16.safetensors"}},
+        "32": {"class_type": "TADiSRDenoise", "inputs": {"prompt": ["31", 0]}},
+    },
+    "TADiSRLoadPrompt": {
+        "31": {"class_type": "TADiSRLoadPrompt", "inputs": {"prompt_file": "kolors_text.safetensors"}},
+        "32": {
+            "class_type": "TADiSRAdapterLoader",
+            "inputs": {"prompt": ["31", 0], "adapter": "tadisr_kolors.safetensors"},
+        },
+    },
+}
+BOUNDS = """() => {
+  const corner = (x, y) => app.canvas.ds.convertOffsetToCanvas([x, y]);
+  const all = app.graph._nodes.map((n) => [
+    corner(n.pos[0], n.pos[1] - 40), corner(n.pos[0] + n.size[0], n.pos[1] + n.size[1]),
+  ]);
+  const edge = (pick, i, j) => pick(...all.map((c) => c[i][j]));
+  return [edge(Math.min, 0, 0), edge(Math.min, 0, 1), edge(Math.max, 1, 0), edge(Math.max, 1, 1)];
+}"""
+
+
+def draw_help(page: Any) -> None:
+    """Nodes as they are connected, cut out of the page."""
+    for name, api in HELP.items():
+        page.evaluate(LAYOUT, [api, name, ""])
+        page.evaluate(FIT)
+        time.sleep(1)
+        left, top, right, bottom = page.evaluate(BOUNDS)
+        box = (max(left - 16, 62), max(top - 12, 60), right + 16, bottom + 16)
+        shot(page).crop(tuple(map(round, box))).save(
+            ROOT / "web" / "docs" / "pictures" / f"{name}.jpg", quality=86, optimize=True
+        )
+
+
+def shot(page: Any) -> Image.Image:
+    with tempfile.TemporaryDirectory() as folder:
+        page.screenshot(path=f"{folder}/shot.png")
+        return Image.open(f"{folder}/shot.png").convert("RGB")
+
+
 def draw(comfy: Comfy, page: Any, name: str) -> None:
     api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
     workflow = json.loads(
@@ -132,9 +184,7 @@ def draw(comfy: Comfy, page: Any, name: str) -> None:
     page.evaluate(FIT)
     time.sleep(1)
     SHOTS.mkdir(exist_ok=True)
-    shot = Path(tempfile.mkdtemp()) / "shot.png"
-    page.screenshot(path=str(shot))
-    picture = Image.open(shot).convert("RGB")
+    picture = shot(page)
     picture.save(SHOTS / f"{name}.jpg", quality=82, optimize=True)
     picture.crop((60, 40, 1600, 960)).resize((770, 460), Image.Resampling.LANCZOS).save(
         ROOT / "workflows" / f"{name}.jpg", quality=80, optimize=True
@@ -150,9 +200,12 @@ def main(names: list[str]) -> None:
     (base / "input" / "pictures" / "one.png").unlink()
     with comfy, chromium() as browser:
         page = open_page(comfy, browser)
-        for name in names or ["blueprint", *sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))]:
+        templates = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
+        for name in names or ["blueprint", "help", *templates]:
             if name == "blueprint":
                 draw_blueprint(page)
+            elif name == "help":
+                draw_help(page)
             else:
                 draw(comfy, page, name)
             print(name, flush=True)

@@ -86,14 +86,14 @@ class Weights:
         """Give a module its tensors, those under `prefix`; quantised ones become what they stand for."""
         own = module.state_dict()
         tensors: dict[str, Tensor] = {}
-        for name, stored in self.table.read({name: prefix + name for name in own}, never):
+        for name, stored in self.table.read({name: prefix + name for name in own}):
             stored = stored.to(device)
             values = stored if stored.shape == own[name].shape else unpack(stored)
             tensors[name] = self.scaled(prefix + name, values, dtype)
         module.load_state_dict(tensors, assign=True)
 
     def scaled(self, name: str, stored: Tensor, dtype: torch.dtype) -> Tensor:
-        for _, scale in self.table.read({name: name + SCALE} if name + SCALE in self.entries else {}, never):
+        for _, scale in self.table.read({name: name + SCALE} if name + SCALE in self.entries else {}):
             return stored.to(dtype) * scale.to(stored.device, dtype)[:, None]
         return stored.to(dtype, copy=True)
 
@@ -102,24 +102,19 @@ class Weights:
         entry = self.entries[EMBEDDING]
         width = entry.shape[1]
         rows = Table(str(self.source), {str(i): piece(entry, i * width, width) for i in ids.unique().tolist()})
-        read = dict(rows.read({name: name for name in rows.entries}, never))
+        read = dict(rows.read({name: name for name in rows.entries}))
         return torch.stack([read[str(i)] for i in ids.tolist()])
 
     def digest(self) -> str:
         """By the tensors' names, shapes and a few values each: the same for one encoder in any of its containers."""
         named = {name: entry for name, entry in self.entries.items() if not name.endswith("inv_freq")}
         heads = Table(str(self.source), {name: piece(entry, 0, 8) for name, entry in named.items()})
-        values = dict(heads.read({name: name for name in named}, never))
+        values = dict(heads.read({name: name for name in named}))
         lines = [
             f"{name} {named[name].shape} {values[name].to(torch.float16).view(torch.int16).tolist()}"
             for name in sorted(named)
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def never(_name: str, _dtype: torch.dtype) -> bool:
-    """Nothing stays in its file: a mapping of 12.5 GB is refused where there is less memory than that."""
-    return False
 
 
 def piece(entry: Entry, begin: int, count: int) -> Entry:

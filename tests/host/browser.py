@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from comfy_host import ROOT, Comfy
+from tiny import randomize, tiny_kolors_config, write_base
+
+from tadisr import TADiSR, adapter
+from tadisr.config import LoRAConfig
+from tadisr.kolors.base import load_base
+from tadisr.lora import add_lora
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ARGUMENTS = [
@@ -31,7 +38,17 @@ def server(base: Path, *, settings: dict | None = None, arguments: tuple[str, ..
     (base / "input" / "pictures").mkdir(parents=True)
     shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "sample.png")
     shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "pictures" / "one.png")
+    place_kolors(base / "models")
     return Comfy(base, arguments=arguments)
+
+
+def place_kolors(models: Path) -> None:
+    """Kolors' files at tiny widths, with random weights, where the template of that name looks for them."""
+    torch.manual_seed(3)
+    folder = write_base(models / "diffusers" / "Kolors", TADiSR(tiny_kolors_config()))
+    model = load_base(folder, tiny_kolors_config())
+    add_lora(model, LoRAConfig())
+    adapter.save(randomize(model), models / "tadisr" / "tadisr_kolors.safetensors")
 
 
 @contextmanager
