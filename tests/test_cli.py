@@ -110,7 +110,7 @@ def test_info_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bench_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--size", "64", "--runs", "1"]) == 0
+    assert main(["bench", "--size", "64", "--runs", "3"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"encode", "denoise", "project", "decode", "whole", "plain_unet", "plain_vae_decode"} == report[
         "stages"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_a_split_run_goes_on(tmp_path: Path) -> None:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the runs in processes of their own: another number of threads adds in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     """kill -9 to the process and its workers in the middle of a run; the same losses and weights to the last bit."""
     options = [
