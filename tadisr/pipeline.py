@@ -119,9 +119,7 @@ def upscale(
         guides = None if guide is None else torch.cat([cut(guide, window, tiles) for window in windows])
         pictures, masks = run_tile(model, tiles, device, guides)
         if preview is not None:
-            for window, picture in zip(windows, pictures, strict=True):
-                shown = small.lay(*window, picture)
-            preview(shown)
+            preview([small.lay(*window, picture) for window, picture in zip(windows, pictures, strict=True)][-1])
         return pictures, masks
 
     text = None
