@@ -31,6 +31,8 @@ PROMISES: dict[str, tuple[str, str, str, str]] = {
         "IMAGE MASK",
     ),
     "TADiSRTiling": ("TADiSR", "tile overlap batch blend text_aware", "image model", "TADISR_TILING IMAGE"),
+    "TADiSRKolorsLoader": ("TADiSR", "unet vae dtype", "host_vae", "TADISR_BASE"),
+    "TADiSRAdapterLoader": ("TADiSR", "base adapter strength", "prompt", "TADISR_MODEL"),
     "TADiSREncodePrompt": ("TADiSR", "text_encoder prompt word name", "overwrite", "TADISR_PROMPT"),
     "TADiSRLoadPrompt": ("TADiSR", "prompt_file", "", "TADISR_PROMPT"),
     "TADiSREncode": ("TADiSR/stages", "image model scale", "", "LATENT"),
