@@ -238,7 +238,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelConfig]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux counts")
-@pytest.mark.parametrize("dtype", ["float16", "float8_e4m3fn"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float8_e4m3fn", marks=pytest.mark.slow)])
 def test_the_most_that_is_held_is_the_weights(wide: tuple[Path, ModelConfig], dtype: str) -> None:
     """1.1 times them, and a little that any process grows by."""
     path, config = wide

@@ -25,6 +25,7 @@ def shipped() -> TADiSR:
 SIDES = [1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 23, 31, 40, 65]
 
 
+@pytest.mark.slow
 def test_no_nan_for_225_sizes(compact: TADiSR) -> None:
     torch.manual_seed(0)
     for height, width in itertools.product(SIDES, SIDES):
@@ -176,6 +177,7 @@ def test_fidelity_keeps_the_input_outside_the_text(shipped: TADiSR) -> None:
         upscale(shipped, lr, fidelity=2)
 
 
+@pytest.mark.slow
 def test_a_guide_goes_through_the_tiles(shipped: TADiSR) -> None:
     lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
     plain = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=64))

@@ -119,6 +119,7 @@ def test_wrong_choices_get_one_sentence(placed: Comfy) -> None:
     assert "broken.safetensors" in (result.error or str(result.body))
 
 
+@pytest.mark.slow
 def test_in_the_hands_of_the_hosts_memory_manager(files: Path) -> None:
     """LoRA as the host's patches, a card with too little room, number types, and what each stage keeps."""
     host, python = location()
