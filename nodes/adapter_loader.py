@@ -12,7 +12,6 @@ from ..tadisr import CheckpointError
 from ..tadisr.adapter import read_header
 from ..tadisr.prompt import EncodedPrompt
 from . import bridge
-from .kolors_files import changed
 from .memory import Base
 
 NONE = "no adapter in models/tadisr"
@@ -60,7 +59,7 @@ class TADiSRAdapterLoader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, adapter: str, strength: float, **_: object) -> tuple[str, float, int]:
         """A file that was replaced is loaded again."""
-        return adapter, strength, changed(bridge.model_path(adapter))
+        return adapter, strength, bridge.changed(bridge.model_path(adapter))
 
     @classmethod
     def execute(cls, base: Base, adapter: str, strength: float, prompt: EncodedPrompt | None = None) -> io.NodeOutput:
@@ -71,7 +70,7 @@ def adapter_names() -> list[str]:
     found = []
     for name in folder_paths.get_filename_list(bridge.FOLDER):
         path = folder_paths.get_full_path(bridge.FOLDER, name)
-        if path is not None and is_adapter(path, changed(path)):
+        if path is not None and is_adapter(path, bridge.changed(path)):
             found.append(name)
     return found or [NONE]
 

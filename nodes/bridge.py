@@ -58,6 +58,14 @@ def folded(shown: InputT) -> InputT:
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
+def changed(path: str | Path) -> int:
+    """When, for caches and fingerprints; 0 for a file that has gone meanwhile."""
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def register_model_folder() -> None:
     """`models/tadisr`, and whatever the user's extra_model_paths.yaml adds to it."""
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)

@@ -31,17 +31,9 @@ def told(category: str, kinds: tuple[str, ...]) -> list[str]:
     found = []
     for name in folder_paths.get_filename_list(category):
         path = folder_paths.get_full_path(category, name)
-        if path is not None and name.endswith(".safetensors") and kind(path, changed(path)) in kinds:
+        if path is not None and name.endswith(".safetensors") and kind(path, bridge.changed(path)) in kinds:
             found.append(name)
     return found
-
-
-def changed(path: str | Path) -> int:
-    """When; 0 for a file that has gone meanwhile."""
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def unet_names() -> list[str]:
@@ -88,7 +80,7 @@ def vae_path(name: str, unet: Path) -> Path:
 def times(path: Path) -> tuple[int, ...]:
     """When a file, or every weights file of a folder, was changed."""
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-    return tuple(changed(file) for file in files)
+    return tuple(bridge.changed(file) for file in files)
 
 
 def check(tables: dict[str, Table]) -> None:

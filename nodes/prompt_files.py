@@ -39,7 +39,7 @@ def encoders() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in roots():
         for path in sorted(candidates(root)):
-            if told(path, changed(path)):
+            if told(path, bridge.changed(path)):
                 found.setdefault(path.relative_to(root).as_posix(), path)
     return found
 
@@ -49,14 +49,6 @@ def candidates(root: Path) -> Iterator[Path]:
         yield path
     for path in root.rglob("*.index*.json"):
         yield path.parent
-
-
-def changed(path: str | Path) -> int:
-    """When, for the caches below; 0 for a file that has gone meanwhile."""
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 @functools.lru_cache(maxsize=4096)
@@ -109,7 +101,7 @@ def marked(path: str, _when: int) -> bool:
 def holds_prompt(name: str) -> bool:
     """Whether a file of models/tadisr is a prompt file; False for a broken one."""
     path = folder_paths.get_full_path(bridge.FOLDER, name)
-    return path is not None and marked(path, changed(path))
+    return path is not None and marked(path, bridge.changed(path))
 
 
 def prompt_names() -> list[str]:
