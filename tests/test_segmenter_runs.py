@@ -14,13 +14,14 @@ from test_segmenter import TINY, split, tiny
 
 from tadisr.errors import TADiSRError
 from train.data.sources import open_source
-from train.synthesis.segmenter import checkpoint, fit
+from train.synthesis.segmenter import checkpoint, fit, open_segmenter, to_bytes
 from train.synthesis.segmenter.__main__ import main, part
 from train.synthesis.segmenter.fit import FitConfig, Squares, objective, overlap
 from train.synthesis.segmenter.infer import infer
-from train.synthesis.segmenter.samts import Prediction
+from train.synthesis.segmenter.samts import VARIANTS, Prediction
 from train.synthesis.segmenter.score import score
 
+CONFIGS = Path(__file__).parents[1] / "train" / "configs"
 
 def config(tmp_path: Path, **changes: Any) -> FitConfig:
     sam = tmp_path / "sam.pth"
@@ -143,6 +144,40 @@ def test_it_learns(tmp_path: Path) -> None:
     fit.fit(config(tmp_path, sources=[source], epochs=75, batch=2, lr=2e-3, scale=(1.0, 1.0), tint=0.0))
     log = [row["total"] for row in rows(tmp_path / "run")]
     assert np.mean(log[-10:]) < 0.75 * np.mean(log[:10])
+
+
+def test_the_two_commands_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/data.md's sequence, with the configs as they are, on tiny weights and sets in their owners' layouts."""
+    lmdb = pytest.importorskip("lmdb")
+    from test_sources import mask, picture, png, write
+
+    from train.synthesis.__main__ import main as synthesis
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(VARIANTS, "vit_l", TINY)
+    (tmp_path / "models").mkdir()
+    for part, name in zip(split(tiny(3)), ("sam_tss_l_textseg.pth", "sam_vit_l_0b3195.pth"), strict=True):
+        torch.save(part, tmp_path / "models" / name)
+    for part in ("train", "val", "test"):
+        write(tmp_path / f"data/TextSeg/{part}_images/{part}.jpg", picture(1))
+        write(tmp_path / f"data/TextSeg/{part}_gt/{part}.png", mask(0, 100))
+    for part in ("TRAIN", "VAL"):
+        write(tmp_path / f"data/BTS/{part}/image/{part}.jpg", picture(2))
+        write(tmp_path / f"data/BTS/{part}/semantic_label/{part}.png", mask(0, 255))
+    write(tmp_path / "data/LSDIR/0001000/0000001.png", picture(3))
+    (tmp_path / "data/CTR/scene_train").mkdir(parents=True)
+    environment = lmdb.open("data/CTR/scene_train")
+    with environment.begin(write=True) as transaction:
+        for key, value in (("image", png(picture(4, 90, 30))), ("label", b"EXIT")):
+            transaction.put(f"{key}-000000001".encode(), value)
+        transaction.put(b"num-samples", b"1")
+    environment.close()
+
+    assert main(["fit", str(CONFIGS / "segmenter.yaml"), "epochs=1", "precision=no", "workers=0"]) == 0
+    assert synthesis(["build", str(CONFIGS / "ftsr.yaml"), "--until", "masks", "workers=0"]) == 0
+    (made,) = (tmp_path / "data/FTSR/work/masks").rglob("*.png")
+    found = open_segmenter("runs/segmenter/model.safetensors")([picture(4, 90, 30)])
+    assert np.array_equal(np.asarray(Image.open(made)), to_bytes(found[0]))
 
 
 # ---- infer ----------------------------------------------------------------------------------------------------------
