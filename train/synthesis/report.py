@@ -38,13 +38,14 @@ section, .card { background: var(--paper); border: 1px solid var(--line); border
 .grid { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)) }
 .examples { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)) }
 .card { padding: 10px; overflow-wrap: anywhere }
-.card img { max-width: 100%; max-height: 150px; display: block; margin-bottom: 4px }
-.triplet { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px } .triplet img { width: 100%; display: block }
+.card img { max-width: 100%; max-height: 150px; display: block; margin-bottom: 6px; outline: 1px solid var(--line) }
+.card h3 { margin-top: 4px }
+.triplet { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px } .card .triplet img { width: 100%; max-height: none }
 .triplets { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)) }
 table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line) }
-.bar { display: grid; grid-template-columns: 270px 1fr 150px; gap: 12px; align-items: center; padding: 3px 0 }
-.bar i { display: block; height: 14px; border-radius: 3px; background: var(--bar); min-width: 1px }
+.bar { display: grid; grid-template-columns: 330px 1fr 120px; gap: 12px; align-items: center; padding: 3px 0 }
+.bar i { display: block; height: 14px; border-radius: 3px; background: var(--bar) }
 .bar.drop i { background: var(--drop) }
 .bar.drop span:first-child { padding-left: 20px }
 .bar span:last-child { text-align: right; font-variant-numeric: tabular-nums }
@@ -117,14 +118,15 @@ def funnel(found: Found) -> str:
     placed = sum(len(sample["foregrounds"]) for sample in found.composed)
     pictures = [("text pictures", len(found.pictures), False), *broken(found.pictures)]
     crops = [("crops in them", len(found.crops), False), *reasons(found.crops, filter.REASONS)]
-    crops += [("crops kept", len(kept), False)]
-    crops += [("of them enhanced", sum(record["enhanced"] > 1 for record in found.enhanced), False)]
+    small = sum(record["enhanced"] > 1 for record in found.enhanced)
+    crops += [("crops kept", len(kept), False), ("enhanced, being small", small, False)]
     grounds = [("backgrounds", len(found.grounds), False), *broken(found.grounds)]
     grounds += reasons(found.grounds, backgrounds.REASONS)
     grounds += [("backgrounds kept", sum(r["status"] == "kept" for r in found.grounds), False)]
     samples = [("samples asked for", found.config.samples, False), ("composed", len(found.composed), False)]
-    samples += [("degraded", len(found.degraded), False), ("crops pasted on them", placed, False)]
-    groups = {"Text": bars(pictures) + bars(crops), "Backgrounds": bars(grounds), "Samples": bars(samples)}
+    samples += [("degraded", len(found.degraded), False)]
+    pasted = bars([("crops pasted on them", placed, False)])
+    groups = {"Text": bars(pictures) + bars(crops), "Backgrounds": bars(grounds), "Samples": bars(samples) + pasted}
     return "".join(f"<h3>{name}</h3>{rows}" for name, rows in groups.items())
 
 
