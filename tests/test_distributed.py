@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from test_fit import config
 from test_rendered import FONTS
 
+from tadisr import adapter
 from train.fit import fit
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
@@ -137,6 +138,18 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
         assert rows(whole, table) == rows(parts, table)
     one, other = load_file(whole / "model.safetensors"), load_file(parts / "model.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_accelerate_launches_it(processes: int, tmp_path: Path) -> None:
+    """docs/training.md's own command, on a CPU; `--cpu --num_processes 2` would start one process and not say so."""
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision=no", "--main_process_port=0"]
+    where = ["--config_file=train/configs/accelerate/ddp.yaml", "--num_processes=2"] if processes == 2 else ["--cpu"]
+    run = ["-m", "train.fit", "train/configs/smoke.yaml", f"out={tmp_path}/run", "steps=4", "log_every=1"]
+    subprocess.run([*accelerate, *where, *run], cwd=ROOT, env=ENV, check=True, timeout=600)
+    training = adapter.read_header(tmp_path / "run" / "model.safetensors").training
+    assert (training["steps"], training["batch"]) == (4, 2 * processes)
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("zero2", "DEEPSPEED")])

@@ -151,8 +151,11 @@ def test_checkpointing_and_a_bf16_base_change_no_gradient(
     assert any("lora" in name and gradient.any() for name, gradient in gradients[0].items())
     assert held[1] < 0.6 * held[0]
     held_in = build_model(config(tmp_path / "run", *common, "base_precision=bf16", "precision=bf16"))
-    kinds = {p.requires_grad: p.dtype for p in held_in.parameters() if p.ndim > 1}
-    assert kinds == {False: torch.bfloat16, True: torch.float32}
+    plain = dict(build_model(config(tmp_path / "run", *common)).named_parameters())
+    for name, parameter in held_in.named_parameters():
+        kind = torch.bfloat16 if parameter.ndim > 1 and not parameter.requires_grad else torch.float32
+        assert parameter.dtype == kind, name
+        assert parameter.requires_grad or torch.equal(parameter, plain[name].to(kind)), name
     with torch.autocast("cpu", torch.bfloat16):
         assert held_in(picture).image.isfinite().all()
     with pytest.raises(ConfigError, match="set precision: bf16"):
@@ -160,12 +163,17 @@ def test_checkpointing_and_a_bf16_base_change_no_gradient(
 
 
 def test_accumulated_passes_are_one_larger_batch(tmp_path: Path) -> None:
-    """The first moment of Adam after one step is a tenth of the gradient."""
-    moments = []
+    """The first moment of Adam after one step is a tenth of the gradient. The loss in the log is that of all passes."""
+    moments, losses = [], []
     for name, options in {"one": ["batch=2"], "two": ["batch=1", "accumulate=2"]}.items():
-        run = config(tmp_path / name, "steps=1", "ema=0", "clip=1e9", "data.workers=0", "panel=1", *options)
+        run = config(
+            tmp_path / name, "steps=1", "log_every=1", "ema=0", "clip=1e9", "data.workers=0", "panel=1", *options
+        )
         state = torch.load(fit(run) / "checkpoints" / "0000001" / "state.pt", weights_only=True)
         moments.append({key: value["exp_avg"] for key, value in state["optimizer"]["state"].items()})
+        names, row = (tmp_path / name / "log.csv").read_text().splitlines()
+        losses.append(dict(zip(names.split(","), map(float, row.split(",")), strict=True)))
+    assert losses[1]["mse"] == pytest.approx(losses[0]["mse"], rel=1e-4)
     for name, moment in moments[0].items():
         torch.testing.assert_close(moments[1][name], moment, atol=1e-6, rtol=1e-3)
 

@@ -23,6 +23,7 @@ from train.synthesis.segmenter.score import score
 
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
 
+
 def config(tmp_path: Path, **changes: Any) -> FitConfig:
     sam = tmp_path / "sam.pth"
     if not sam.exists():
@@ -156,14 +157,14 @@ def test_the_two_commands_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(VARIANTS, "vit_l", TINY)
     (tmp_path / "models").mkdir()
-    for part, name in zip(split(tiny(3)), ("sam_tss_l_textseg.pth", "sam_vit_l_0b3195.pth"), strict=True):
-        torch.save(part, tmp_path / "models" / name)
-    for part in ("train", "val", "test"):
-        write(tmp_path / f"data/TextSeg/{part}_images/{part}.jpg", picture(1))
-        write(tmp_path / f"data/TextSeg/{part}_gt/{part}.png", mask(0, 100))
-    for part in ("TRAIN", "VAL"):
-        write(tmp_path / f"data/BTS/{part}/image/{part}.jpg", picture(2))
-        write(tmp_path / f"data/BTS/{part}/semantic_label/{part}.png", mask(0, 255))
+    for weights, name in zip(split(tiny(3)), ("sam_tss_l_textseg.pth", "sam_vit_l_0b3195.pth"), strict=True):
+        torch.save(weights, tmp_path / "models" / name)
+    for half in ("train", "val", "test"):
+        write(tmp_path / f"data/TextSeg/{half}_images/{half}.jpg", picture(1))
+        write(tmp_path / f"data/TextSeg/{half}_gt/{half}.png", mask(0, 100))
+    for half in ("TRAIN", "VAL"):
+        write(tmp_path / f"data/BTS/{half}/image/{half}.jpg", picture(2))
+        write(tmp_path / f"data/BTS/{half}/semantic_label/{half}.png", mask(0, 255))
     write(tmp_path / "data/LSDIR/0001000/0000001.png", picture(3))
     (tmp_path / "data/CTR/scene_train").mkdir(parents=True)
     environment = lmdb.open("data/CTR/scene_train")

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tadisr import adapter
+from tadisr.config import ModelConfig
 from tadisr.errors import CheckpointError, ConfigError
 from tadisr.lora import ADAPTER, add_lora
 from tadisr.model import TADiSR
@@ -23,11 +24,10 @@ def build_model(config: FitConfig) -> TADiSR:
     if model_config.lora is None:
         model = TADiSR(model_config)
     else:
-        from tadisr.kolors.base import load_base
-
-        model = load_base(config.base, model_config, vae=config.vae)
+        model = load_frozen(config, model_config)
         add_lora(model, model_config.lora)
-        hold_base(model, config)
+        for parameter in model.parameters():  # LoRA takes after the layer it is on
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
     if config.prompt is not None:
         use_prompt(model, read_prompt(config.prompt))
     if config.init is not None:
@@ -44,20 +44,24 @@ def build_model(config: FitConfig) -> TADiSR:
     return model.train()
 
 
-def hold_base(model: TADiSR, config: FitConfig) -> None:
-    """Bring the frozen weights to what they are held in."""
+def load_frozen(config: FitConfig, model_config: ModelConfig) -> TADiSR:
+    """The base, its matrices and kernels held in `base_precision` from the file on; norms and biases are small and stay
+    in float32, and so do the layers that are trained whole."""
+    from tadisr.kolors.base import load_base
+
     if config.base_precision == "fp32":
-        return
+        return load_base(config.base, model_config, vae=config.vae)
     if config.precision != "bf16":
         raise ConfigError(f"base_precision: bf16 computes in bf16: set precision: bf16, it is {config.precision}.")
-    freeze_in_bf16(model)
-
-
-def freeze_in_bf16(model: nn.Module) -> None:
-    """The frozen matrices and kernels; norms and biases are small and stay as they are."""
-    for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.ndim > 1:
-            parameter.data = parameter.data.to(torch.bfloat16)
+    trained = () if model_config.lora is None else model_config.lora.unet_whole
+    whole = tuple(f"{model_config.denoiser}.{name}." for name in trained)
+    return load_base(
+        config.base,
+        model_config,
+        vae=config.vae,
+        dtype=torch.bfloat16,
+        exact=lambda name, shape: len(shape) < 2 or name.startswith(whole),
+    )
 
 
 def start_from(model: TADiSR, path: str) -> None:

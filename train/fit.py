@@ -16,6 +16,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import cv2
@@ -147,6 +148,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        passes: list[dict[str, float]] = []
         for _ in range(config.accumulate):
             asked = time.perf_counter()
             batch: Any = send_to_device(next(batches), accelerator.device, non_blocking=True)
@@ -155,7 +157,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
                 with accelerator.autocast():
                     result = model(batch["upscaled"])
                 terms = objective(result.image.float(), _float(result.mask_logits), batch["hr"], batch["mask"])
-                values = mean_over_processes(terms, accelerator)
+                passes.append(values := mean_over_processes(terms, accelerator))
                 problem = watch.problem(values["total"])
                 if problem is not None:  # the weights are still those of the last good step
                     checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
@@ -165,6 +167,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
                     accelerator.clip_grad_norm_(trained, config.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+        values = {name: fmean(one[name] for one in passes) for name in values}
         step += 1
         bar.update(1)
         if ema is not None:

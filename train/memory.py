@@ -26,7 +26,6 @@ from tadisr.lora import add_lora
 from tadisr.model import TADiSR
 
 from . import settings
-from .build import freeze_in_bf16
 from .checkpointing import checkpoint_blocks
 from .losses import Objective
 from .settings import FitConfig
@@ -156,8 +155,10 @@ def empty_model(config: FitConfig) -> TADiSR:
     model = TADiSR(model_config)
     if model_config.lora is not None:
         add_lora(model, model_config.lora)
-    if config.base_precision == "bf16":
-        freeze_in_bf16(model)
+    if config.base_precision == "bf16":  # as build.load_frozen has it
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.ndim > 1:
+                parameter.data = parameter.data.to(torch.bfloat16)
     return model.train()
 
 

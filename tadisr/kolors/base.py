@@ -6,6 +6,7 @@ in its file; one that is converted is read alone. So the most that is held is th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from . import names
 from .identify import matched
 
 Source = str | Path | Table  # where a part is: a path, or a table that is known already
+Exact = Callable[[str, torch.Size], bool]  # whether the tensor `unet.conv_in.weight` of this shape stays float32
 
 
 def load_base(
@@ -35,19 +37,20 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     compute: torch.dtype | None = None,
     empty: bool = False,
+    exact: Exact | None = None,
 ) -> TADiSR:
     """A model of `config` on the base's weights; what TADiSR adds to it is new, in float32, or `empty`: on meta.
 
     base: the folder of a diffusers model or the one file of its denoiser; vae: a folder or file of its own, which a
     single-file denoiser needs. dtype: the weights are stored in it; compute: what fp8 is computed in, default float32.
-    Raises CheckpointError.
+    exact: which of them are in float32 all the same, for training. Raises CheckpointError.
     """
     compute = (compute or torch.float32) if dtype == FP8 else dtype
     tables = find_base(base, config, vae=vae, dtype=dtype)
     parts, digests = {}, {}
     for part, table in tables.items():
         kind = compute if part == "vae" else dtype
-        parts[part], digests[part] = load_part(config, part, table, dtype=kind, compute=compute)
+        parts[part], digests[part] = load_part(config, part, table, dtype=kind, compute=compute, exact=exact)
     with torch.device("meta") if empty else nullcontext():
         model = TADiSR(config, **parts)
     model.base_digest = digests
@@ -100,7 +103,13 @@ def name_table(config: ModelConfig, part: str, module: nn.Module, table: Table) 
 
 
 def load_part(
-    config: ModelConfig, part: str, table: Table, *, dtype: torch.dtype, compute: torch.dtype
+    config: ModelConfig,
+    part: str,
+    table: Table,
+    *,
+    dtype: torch.dtype,
+    compute: torch.dtype,
+    exact: Exact | None = None,
 ) -> tuple[nn.Module, str | None]:
     """One part with the table's tensors, and their digest."""
     module = build_part(config, part)
@@ -109,13 +118,16 @@ def load_part(
     if dtype == FP8:
         precision.follow(module)
 
+    def kind(name: str) -> torch.dtype:
+        return torch.float32 if exact is not None and exact(f"{part}.{name}", shapes[name]) else compute
+
     def stays(name: str, own: torch.dtype) -> bool:
         quantised = dtype == FP8 and precision.stored_in_fp8(name, shapes[name])
-        return own == (FP8 if quantised else compute)
+        return own == (FP8 if quantised else kind(name))
 
     digest = Fingerprint()
     for name, tensor in table.read(known, stays):
         tensor = tensor.reshape(shapes[name])
         digest.add(f"{part}.{name}", tensor)
-        precision.place(module, name, tensor, dtype=compute, fp8=dtype == FP8)
+        precision.place(module, name, tensor, dtype=kind(name), fp8=dtype == FP8)
     return module.eval().requires_grad_(False), digest.digest()
