@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from tadisr import ConfigError, TADiSRError, marks, ocr
-from tadisr.image import from_pil, read_image
+from tadisr.image import from_pil, read_image, to_pil
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 
@@ -143,3 +144,58 @@ def test_a_reader_is_loaded_once_until_models_are_added(tmp_path: Path) -> None:
     assert ocr.reader("rapidocr", tmp_path) is first
     (tmp_path / "PP-OCRv5_mobile_det").mkdir()
     assert ocr.reader("rapidocr", tmp_path) is not first
+
+
+# ---- paddleocr ------------------------------------------------------------------------------------------------------
+
+
+def test_paddleocr_fills_the_judges_whole_table(tmp_path: Path) -> None:
+    """Model folders in paddleocr's own layout, with the models of rapidocr's wheel: the same weights, another engine."""
+    pytest.importorskip("paddleocr", reason="paddleocr is not installed: pip install -e '.[ocr-paddle]'")
+    from train.evaluate import main, read_report
+
+    for folder in ("hr", "lr"):
+        (tmp_path / folder).mkdir()
+    picture = to_pil(page("Station", "Exit 24"))
+    picture.save(tmp_path / "hr" / "a.png")
+    picture.resize((105, 50), Image.Resampling.BICUBIC).save(tmp_path / "lr" / "a.png")
+    arguments = ["--data", str(tmp_path), "--baseline", "bicubic", "--device", "cpu", "-o", str(tmp_path / "report")]
+    assert (
+        main([*arguments, "--engine", f"paddleocr:{paddle_models(tmp_path / 'models')}", "--engine", "rapidocr"]) == 0
+    )
+    report = read_report(tmp_path / "report")
+    assert (
+        report["engines"][0].startswith("paddleocr ")
+        and "(PP-OCRv6_small_det + PP-OCRv6_small_rec, " in report["engines"][0]
+    )
+    assert report["engines"][1].startswith("rapidocr ")
+    assert [row["name"] for row in report["rows"]] == ["compact", "bicubic"]
+    for row in report["rows"]:
+        assert 0 < row["ocr_a"] <= 1 and 0 <= row["ocr_a_strict"] <= row["ocr_a"] and 0 <= row["line_match"] <= 1
+
+
+def paddle_models(folder: Path) -> Path:
+    """What paddleocr's model folders hold: inference.onnx, and how pictures are prepared and letters named."""
+    import onnxruntime
+    import yaml
+
+    detector, recognizer = ocr.reader("rapidocr").files
+    metadata = onnxruntime.InferenceSession(str(recognizer)).get_modelmeta().custom_metadata_map
+    decode = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    normalize = {"NormalizeImage": {"mean": mean, "std": std, "scale": "1./255.", "order": "hwc"}}
+    boxes = {"name": "DBPostProcess", "thresh": 0.3, "box_thresh": 0.6, "max_candidates": 1000, "unclip_ratio": 1.5}
+    letters = {"name": "CTCLabelDecode", "character_dict": metadata["character"].split("\n")}
+    for model, name, operations, after in (
+        (detector, "PP-OCRv6_small_det", [{"DetResizeForTest": {"resize_long": 960}}, normalize, {"ToCHWImage": None}], boxes),
+        (recognizer, "PP-OCRv6_small_rec", [{"RecResizeImg": {"image_shape": [3, 48, 320]}}], letters),
+    ):  # fmt: skip
+        (folder / name).mkdir(parents=True)
+        shutil.copy(model, folder / name / "inference.onnx")
+        table = {
+            "Global": {"model_name": name},
+            "PreProcess": {"transform_ops": [decode, *operations]},
+            "PostProcess": after,
+        }
+        (folder / name / "inference.yml").write_text(yaml.safe_dump(table, allow_unicode=True), encoding="utf-8")
+    return folder
