@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,28 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
         assert rows(whole, table) == rows(parts, table)
     one, other = load_file(whole / "model.safetensors"), load_file(parts / "model.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -e '.[cuda]'")
+def test_zero_2_has_the_losses_of_a_plain_run(tmp_path: Path) -> None:
+    """One process, three steps, then one more from what was saved. Without a GPU accelerate counts one process of two."""
+    options = ["data.workers=0", "panel=1", "panel_every=9", "batch=1", "clip=1.0", "ema=0.9", "schedule=constant"]
+    fit(config(tmp_path / "plain", *options, "steps=4", "log_every=1", "warmup=0"))
+    environment = {k: v for k, v in ENV.items() if k != "ACCELERATE_USE_CPU"}  # with it accelerate leaves DeepSpeed out
+    environment |= {"DS_ACCELERATOR": "cpu"}
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision=no", "--main_process_port=0"]
+    where = ["--config_file=train/configs/accelerate/zero2.yaml", "--num_processes=1", "-m", "train.fit"]
+    for steps in (3, 4):
+        run = arguments(tmp_path / "zero2", *options, f"steps={steps}")
+        done = subprocess.run(
+            [*accelerate, *where, *run], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, done.stderr
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines()[1:] for name in ("plain", "zero2")]
+    for ours, theirs in zip(*logs, strict=True):
+        one, two = ([float(value) for value in row.split(",")[:-1]] for row in (ours, theirs))
+        assert two == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

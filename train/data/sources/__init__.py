@@ -21,7 +21,7 @@ __all__ = ["KINDS", "LICENCES", "Entry", "Files", "Item", "Source", "SourceError
 LICENCES = {
     "folder": "whatever the pictures' owner allows",
     "lsdir": "for academic research; the pictures stay their photographers' (collected from Flickr)",
-    "ctr": "for academic research; made of RCTW, ReCTS, LSVT, ArT, CTW and MTWI, each with terms of its own",
+    "ctr": "for academic research; made of RCTW, ReCTS, LSVT, ArT, CTW (scenes) and MTWI (web), each with terms of its own",
     "ctr-derived": "as CTR, from which the crops are",
     "textseg": "for non-commercial research, on request to its owners",
     "bts": "for academic use, after signing its owners' agreement",
