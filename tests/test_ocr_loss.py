@@ -17,9 +17,9 @@ from train.ocr_loss import OCRLoss, find_lines, rapidocr_recognizer
 from train.onnx_torch import OnnxGraph
 
 
-@pytest.fixture(scope="module")
-def loss() -> OCRLoss:
-    return OCRLoss()
+@pytest.fixture(scope="module", params=["features", "reading"])
+def loss(request: pytest.FixtureRequest) -> OCRLoss:
+    return OCRLoss(kind=request.param)
 
 
 def page() -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,11 +43,11 @@ def test_the_graph_is_what_onnxruntime_runs(width: int) -> None:
 
 
 def test_lines_are_found_in_the_mask() -> None:
-    windows = find_lines(page()[1][0, 0], 4)
+    windows = find_lines(page()[1][0, 0])
     assert len(windows) == 2
     (top, bottom, left, right), second = sorted(windows)
     assert top < 14 and 34 <= bottom < 50 and left < 10 and right > 160 and second[0] > 45
-    assert len(find_lines(page()[1][0, 0], 1)) == 1 and find_lines(torch.zeros(32, 32), 4) == []
+    assert find_lines(torch.zeros(32, 32)) == []
 
 
 def test_what_reads_alike_costs_little_and_the_gradient_reaches_the_picture(loss: OCRLoss) -> None:

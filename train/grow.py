@@ -1,58 +1,118 @@
-"""A deeper model that starts as the same function: `init` for a run that is to go on with more capacity.
+"""A larger model that starts as the same function: `init` for a run that is to go on with more capacity.
 
-    python -m train.grow runs/compact_mean/model.safetensors runs/deep_init.safetensors vae.layers_per_block=5
+    python -m train.grow runs/compact/model.safetensors runs/large_init.safetensors vae.layers_per_block=2 \\
+        'vae.block_out_channels=[96, 128]' 'unet.block_out_channels=[96, 128]'
 
-Residual blocks that the source lacks are added behind those it has, their last convolution zero, so that they pass on
-what they are given (Net2Net's deepening; Chen et al., 2016).
+Net2Net (Chen et al., 2016). Deeper: residual blocks that the source lacks are added behind those it has, their last
+convolution zero, so that they pass on what they are given. Wider: widths are doubled, each channel beside its twin;
+what reads them divides its weight among the two at random, so that they part as training goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 import torch
+from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
-from torch import nn
+from torch import Tensor, nn
 
 import tadisr
 from tadisr import TADiSR, adapter
 from tadisr.config import ModelConfig
+from tadisr.decoder import Branch
 from tadisr.errors import ConfigError, TADiSRError
 
 from .settings import merge, parse_override
 
+Twins = list[int]  # for each channel of the larger layer, the channel of the smaller one that it repeats
+
 
 def grow(source: TADiSR, config: ModelConfig) -> TADiSR:
-    """A model of `config` that computes what `source` does. Raises ConfigError where blocks cannot just be added."""
+    """A model of `config` that computes what `source` does. Raises ConfigError where it cannot be grown to that."""
     grown = TADiSR(config)
-    have = source.state_dict()
-    added = {
-        name
-        for name, module in grown.named_modules()
-        if isinstance(module, ResnetBlock2D) and f"{name}.conv1.weight" not in have
-    }
-    for name in added:
-        block = grown.get_submodule(name)
-        if block.conv_shortcut is not None:
-            raise ConfigError(f"{name} would change the number of channels: only blocks that keep it can be added.")
-        for parameter in block.get_submodule("conv2").parameters():
-            nn.init.zeros_(parameter)
-    fresh = {key for key in grown.state_dict() if any(key.startswith(f"{name}.") for name in added)}
-    wrong = sorted(
-        key
-        for key in (have.keys() | grown.state_dict().keys()) - fresh
-        if key not in have or key not in grown.state_dict() or have[key].shape != grown.state_dict()[key].shape
-    )
+    have, tensors = source.state_dict(), grown.state_dict()
+    fresh = pass_on(grown, have)
+    wrong = sorted(set(have) - set(tensors)) + sorted(set(tensors) - set(have) - fresh)
     if wrong:
-        raise ConfigError(f"{wrong[0]} is not the same in both: only residual blocks can be added.")
-    grown.load_state_dict(have, strict=False)
+        raise ConfigError(f"{wrong[0]} is not in both: only residual blocks can be added, and widths doubled.")
+    for name, small in have.items():
+        tensors[name] = widen(name, small, tensors[name], source)
+    doubled = [n for n, m in grown.named_modules() if isinstance(m, Attention) and wider(m, source.get_submodule(n))]
+    for name in doubled:  # twice the terms in q.k, over a root of 2 more
+        tensors[f"{name}.to_q.weight"] /= math.sqrt(2)
+    if "unet.time_embedding.linear_1.weight" in tensors:
+        hold_time(source, tensors)
+    grown.load_state_dict(tensors)
     return grown
 
 
+def pass_on(grown: TADiSR, have: dict[str, Tensor]) -> set[str]:
+    """The names of all that the source lacks, once the residual blocks among it add nothing."""
+    fresh: set[str] = set()
+    for name, module in grown.named_modules():
+        if isinstance(module, ResnetBlock2D) and f"{name}.conv1.weight" not in have:
+            if module.conv_shortcut is not None:
+                raise ConfigError(f"{name} would change the number of channels: only blocks that keep it can be added.")
+            for parameter in module.conv2.parameters():
+                nn.init.zeros_(parameter)
+            fresh |= {f"{name}.{key}" for key in module.state_dict()}
+    return fresh
+
+
+def widen(name: str, small: Tensor, large: Tensor, source: TADiSR) -> Tensor:
+    """`small` at the size of `large`, its twins' weights together what they were. Raises ConfigError."""
+    owner = source.get_submodule(name.rsplit(".", 2)[0]) if name.count(".") > 1 else None
+    split = owner.widths if isinstance(owner, Branch) and name.split(".")[-2] == "split" else None
+    if name == "unet.time_embedding.linear_1.weight":  # of sines at other frequencies: see hold_time
+        return small.new_zeros(large.shape)
+    axis = 1 if name.endswith(".scale") else 0
+    rows = twins(name, small.shape[axis], large.shape[axis], split)
+    grown = small.index_select(axis, torch.tensor(rows))
+    if small.ndim > 1 and axis == 0:
+        columns = twins(name, small.shape[1], large.shape[1])
+        grown = grown.index_select(1, torch.tensor(columns))
+        if small.shape[1] != large.shape[1]:
+            share = torch.rand(grown[:, ::2].shape) * 0.6 + 0.2
+            grown = grown * torch.stack([share, 1 - share], 2).flatten(1, 2)
+    if grown.shape != large.shape:
+        raise ConfigError(
+            f"{name} is {tuple(small.shape)} and is to be {tuple(large.shape)}: widths can be doubled only."
+        )
+    return grown
+
+
+def twins(name: str, small: int, large: int, split: tuple[int, int] | None = None) -> Twins:
+    if large == small:
+        return list(range(small))
+    if large == 2 * small:
+        return [i // 2 for i in range(large)]
+    for start, stop in ((0, split[0]), (split[0], small)) if split else ():  # one side of a CDIB grows alone
+        if large == small + stop - start:
+            return [*range(start), *(i for i in range(start, stop) for _ in range(2)), *range(stop, small)]
+    raise ConfigError(f"{name} has {small} channels and is to have {large}: widths can be doubled only.")
+
+
+def wider(module: Attention, source: nn.Module) -> bool:
+    return module.inner_dim != source.inner_dim
+
+
+def hold_time(source: TADiSR, tensors: dict[str, Tensor]) -> None:
+    """The one timestep's embedding as a bias, where the width of its sines has changed."""
+    name = "unet.time_embedding.linear_1"
+    small = source.unet.time_embedding.linear_1
+    if tensors[f"{name}.weight"].shape == small.weight.shape:
+        tensors[f"{name}.weight"] = small.weight.detach().clone()
+        return
+    time = torch.tensor([float(source.config.schedule.time)])
+    tensors[f"{name}.bias"] = small(source.unet.time_proj(time))[0].detach().repeat_interleave(2)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m train.grow", description="Deepen a model without changing it.")
+    parser = argparse.ArgumentParser(prog="python -m train.grow", description="Enlarge a model without changing it.")
     parser.add_argument("source", type=Path, help="a checkpoint of ours that stands alone")
     parser.add_argument("target", type=Path)
     parser.add_argument("fields", nargs="+", help="fields of its config, such as vae.layers_per_block=5")

@@ -29,8 +29,12 @@ class LossConfig:
     focal_gamma: float = 2.0
     dice: float = 1.0  # lambda_4
     seg: float = 1.0  # weight of l_seg as a whole; the paper adds the two as they are
-    ocr: float = 0.0  # of PP-OCR's features, see ocr_loss.py; not in the paper
-    ocr_model: str | None = None  # an ONNX file of its recogniser; None: rapidocr's own
+    ocr: float = 0.0  # of what PP-OCR's recogniser sees, see ocr_loss.py; not in the paper
+    ocr_kind: Literal["features", "reading"] = "features"
+    ocr_model: str | tuple[str, ...] | None = (
+        None  # ONNX file of the recogniser, or files that take turns; None: rapidocr's
+    )
+    ocr_lines: int = 4  # of each picture
 
 
 def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_mask: Tensor, gamma: float) -> Tensor:
@@ -98,7 +102,8 @@ class Objective(nn.Module):
         if config.ocr:
             from .ocr_loss import OCRLoss
 
-            self.ocr = OCRLoss(config.ocr_model)
+            files = (config.ocr_model,) if isinstance(config.ocr_model, str) else config.ocr_model or ()
+            self.ocr = OCRLoss(files, kind=config.ocr_kind, lines=config.ocr_lines)
 
     def forward(self, image: Tensor, logits: Tensor | None, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1]; logits and mask (B, 1, H, W) -> the weighted terms, their sum as `total`."""

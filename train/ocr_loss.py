@@ -1,4 +1,4 @@
-"""A loss on what a text recogniser sees: the distance of PP-OCR's features between lines of SR and of HR.
+"""A loss on what a text recogniser makes of the lines of SR and of HR: its features, or what it reads.
 
 Lines are found in the true mask, cut from both pictures alike, and brought to the recogniser's height; the recogniser
 is frozen, its gradient goes on to the picture. Off in the paper's configs. Judge a model that was trained by it with
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -23,39 +24,59 @@ from .onnx_torch import OnnxGraph, input_of
 HEIGHT = 48  # of a line, as PP-OCR takes it
 WIDEST = 640  # pixels; a longer line is cut
 Window = tuple[int, int, int, int]  # top, bottom, left, right
+T = TypeVar("T")
 
 
 class OCRLoss(nn.Module):
-    """Mean squared distance of the last features before the characters, over at most `lines` lines a picture.
+    """A distance of the two readings of at most `lines` lines a picture.
 
-    model: an ONNX file of PP-OCR's recogniser; None: the one that lies in rapidocr's wheel. Raises ConfigError.
+    kind: `features`: mean squared distance of the last features before the characters; `reading`: Kullback-Leibler
+    divergence of what is read in SR from what is read in HR, over the characters, mean over the columns, in nats.
+    models: ONNX files of PP-OCR's recognisers, which take turns; none: the one that lies in rapidocr's wheel.
+    Raises ConfigError.
     """
 
-    def __init__(self, model: str | None = None, *, lines: int = 4) -> None:
+    def __init__(
+        self, models: tuple[str, ...] = (), *, kind: Literal["features", "reading"] = "features", lines: int = 4
+    ) -> None:
         super().__init__()
-        path = Path(model) if model else rapidocr_recognizer()
-        self.recognizer = OnnxGraph(path, output=input_of(path, "MatMul", 0)).requires_grad_(False).eval()
-        self.lines = lines
+        last = {"features": "MatMul", "reading": "Softmax"}[kind]
+        files = [Path(model) for model in models] or [rapidocr_recognizer()]
+        self.recognizers = nn.ModuleList(OnnxGraph(path, output=input_of(path, last, 0)) for path in files)
+        self.recognizers.requires_grad_(False).eval()
+        self.kind, self.lines = kind, lines
 
     def forward(self, image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1], the true mask (B, 1, H, W) -> scalar, 0 where there is no line."""
-        distances = []
-        for i in range(len(image)):
-            for window in find_lines(mask[i, 0], self.lines):
-                ours = self.features(cut(image[i : i + 1], window))
-                with torch.no_grad():
-                    theirs = self.features(cut(target[i : i + 1], window))
-                distances.append(F.mse_loss(ours, theirs))
-        return torch.stack(distances).mean() if distances else image.sum() * 0
-
-    def features(self, line: Tensor) -> Tensor:
-        """(1, 3, 48, w) in [0, 1], RGB -> (1, steps, channels)."""
-        with torch.autocast(line.device.type, enabled=False):
-            return self.recognizer(line.float().flip(1) * 2 - 1)  # PP-OCR reads BGR in [-1, 1]
+        cuts = [(i, window) for i in range(len(image)) for window in some(find_lines(mask[i, 0]), self.lines)]
+        if not cuts:
+            return image.sum() * 0
+        recognizer = some(list(self.recognizers), 1)[0]
+        ours = read(recognizer, [cut(image[i : i + 1], window) for i, window in cuts])
+        with torch.no_grad():
+            theirs = read(recognizer, [cut(target[i : i + 1], window) for i, window in cuts])
+        distance = F.mse_loss if self.kind == "features" else divergence
+        return torch.stack([distance(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
 
 
-def find_lines(mask: Tensor, count: int, *, smallest: int = 8) -> list[Window]:
-    """The largest lines of a text mask (H, W): its glyphs grown sideways until they touch, boxes wider than high."""
+def some(items: list[T], count: int) -> list[T]:
+    """At most so many of them, at random, by torch's generator."""
+    return items if len(items) <= count else [items[i] for i in torch.randperm(len(items))[:count].tolist()]
+
+
+def read(recognizer: nn.Module, lines: list[Tensor]) -> list[Tensor]:
+    """Lines (1, 3, 48, w) in [0, 1], RGB -> for each (steps, channels). One by one: in a batch they would see its padding."""
+    with torch.autocast(lines[0].device.type, enabled=False):
+        return [recognizer(line.float().flip(1) * 2 - 1)[0] for line in lines]  # PP-OCR reads BGR in [-1, 1]
+
+
+def divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """KL(target || logits) of (steps, characters), mean over the steps."""
+    return F.kl_div(logits.log_softmax(-1), target.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+def find_lines(mask: Tensor, *, smallest: int = 8) -> list[Window]:
+    """The lines of a text mask (H, W), largest first: its glyphs grown sideways until they touch, boxes wider than high."""
     text = (mask.detach().float().cpu().numpy() > 0.5).astype(np.uint8)
     if not text.any():
         return []
@@ -69,7 +90,7 @@ def find_lines(mask: Tensor, count: int, *, smallest: int = 8) -> list[Window]:
         window = (
             max(0, top - margin), min(text.shape[0], top + height + margin), max(0, left), min(text.shape[1], left + width)
         )  # fmt: skip
-        if height >= smallest and width >= height and len(windows) < count:
+        if height >= smallest and width >= height:
             windows.append(window)
     return windows
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,14 +95,24 @@ def unsqueeze(a: Attributes, x: Tensor) -> Tensor:
     return x
 
 
+def cast(a: Attributes, x: Tensor) -> Tensor:
+    import onnx
+
+    kind = onnx.helper.tensor_dtype_to_np_dtype(a["to"])
+    return x.to(torch.from_numpy(np.zeros(0, kind)).dtype)
+
+
 OPERATIONS: dict[str, Operation] = {
     "Add": lambda a, x, y: x + y,
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
+    "Cast": cast,
+    "Clip": lambda a, x, low=None, high=None: x.clamp(*(None if v is None else float(v) for v in (low, high))),
     "Concat": lambda a, *x: torch.cat(x, a["axis"]),
     "Conv": conv,
     "Div": lambda a, x, y: x / y,
     "Erf": lambda a, x: x.erf(),
+    "GlobalAveragePool": lambda a, x: x.mean((2, 3), keepdim=True),
     "HardSigmoid": lambda a, x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "Identity": lambda a, x: x,
     "MatMul": lambda a, x, y: x @ y,
@@ -139,10 +150,11 @@ class OnnxGraph(nn.Module):
         self.input = graph.input[0].name
         self.output = output or graph.output[0].name
         numbers = {tensor.name: tensor for tensor in graph.initializer}
+        numbers |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
         self.nodes: list[tuple[str, Attributes, list[str], str]] = []
         needed = {self.output}
         for node in reversed(graph.node):
-            if not needed & set(node.output):
+            if node.op_type == "Constant" or not needed & set(node.output):
                 continue
             if node.op_type not in OPERATIONS or len(node.output) != 1:
                 raise CheckpointError(
