@@ -50,7 +50,7 @@ def test_what_is_no_growth_is_refused(compact: TADiSR, tmp_path: Path) -> None:
     from train import grow
 
     adapter.save(compact, tmp_path / "small.safetensors")
-    with pytest.raises(SystemExit, match="widths (can be )?doubled"):
+    with pytest.raises(SystemExit, match=r"widths (can be )?doubled"):
         grow.main(
             [str(tmp_path / n) for n in ("small.safetensors", "wide.safetensors")] + ["vae.block_out_channels=[64, 64]"]
         )
