@@ -71,7 +71,8 @@ class Table:
         """
         order = sorted(names, key=lambda new: (str(self.entries[names[new]].file), self.entries[names[new]].begin))
         mapped: dict[Path, Tensor] = {}
-        scratch = torch.empty(0, dtype=torch.uint8)
+        longest = max((self.entries[name].bytes for name in names.values()), default=0)
+        scratch: Tensor | None = None
         for new in order:
             entry = self.entries[names[new]]
             if entry.held is not None:
@@ -88,8 +89,8 @@ class Table:
                 if stays is None or as_it_is:
                     raw = torch.empty(entry.bytes, dtype=torch.uint8)
                 else:
-                    if len(scratch) < entry.bytes:
-                        scratch = torch.empty(entry.bytes, dtype=torch.uint8)
+                    if scratch is None:  # once: memory that grows leaves gaps between what stays
+                        scratch = torch.empty(longest, dtype=torch.uint8)
                     raw = scratch[: entry.bytes]
                 _read(entry.file, entry.begin, raw)
             yield new, raw.view(entry.dtype).reshape(entry.shape)

@@ -240,10 +240,10 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelConfig]:
 @pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux counts")
 @pytest.mark.parametrize("dtype", ["float16", pytest.param("float8_e4m3fn", marks=pytest.mark.slow)])
 def test_the_most_that_is_held_is_the_weights(wide: tuple[Path, ModelConfig], dtype: str) -> None:
-    """1.1 times them, and a little that any process grows by."""
+    """And a little: the largest tensor as it was read, and what any process grows by. Gaps in the heap were 60 MB here."""
     path, config = wide
     command = [sys.executable, "-c", PEAK, str(path), dtype, json.dumps(config.to_dict())]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     grown, held = map(int, done.stdout.split())
     assert held == pytest.approx(path.stat().st_size / (2 if "float8" in dtype else 1), rel=0.03)
-    assert 0.5 * held < grown < 1.1 * held + 2**26
+    assert 0.5 * held < grown < 1.02 * held + 2**25

@@ -125,9 +125,9 @@ def load_part(
         quantised = dtype == FP8 and precision.stored_in_fp8(name, shapes[name])
         return own == (FP8 if quantised else kind(name))
 
-    digest = Fingerprint()
+    digest, work = Fingerprint(), precision.working_memory() if dtype == FP8 else None
     for name, tensor in table.read(known, stays):
         tensor = tensor.reshape(shapes[name])
         digest.add(f"{part}.{name}", tensor)
-        precision.place(module, name, tensor, dtype=kind(name), fp8=dtype == FP8)
+        precision.place(module, name, tensor, dtype=kind(name), fp8=dtype == FP8, work=work)
     return module.eval().requires_grad_(False), digest.digest()
