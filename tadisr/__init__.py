@@ -5,10 +5,11 @@ model = tadisr.load()                       # the compact model that ships with 
 result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> result.image, result.mask
 """
 
-from .config import SCALE, ModelConfig, preset
+from .config import SCALE, ModelConfig
 from .errors import CheckpointError, ConfigError, ImageError, TADiSRError
 from .model import Output, TADiSR
 from .pipeline import COMPACT, Upscaled, load, upscale, upscale_in_memory
+from .presets import preset
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import yaml
 
-from tadisr.config import ModelConfig, build, preset
+from tadisr.config import ModelConfig, build
 from tadisr.errors import ConfigError
+from tadisr.presets import preset
 
 from .losses import LossConfig
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import COGVIEW4_PROMPT
 from ..errors import CheckpointError, TADiSRError
 from ..kolors.words import word_positions
 from ..precision import place
+from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
 from ..table import Table, read_index, read_table
 

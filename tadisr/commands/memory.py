@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..config import PRESETS, preset
 from ..precision import DTYPES, FP8
+from ..presets import PRESETS, preset
 
 ASIDE = 1.0e9  # bytes for the driver, kernels' workspaces and the allocator's gaps: a guess on the safe side
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config import COGVIEW4_PROMPT, PromptConfig
+from ..config import PromptConfig
+from ..presets import COGVIEW4_PROMPT
 
 
 def add(commands: Any) -> argparse.ArgumentParser:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..adapter import file_digest
-from ..config import LoRAConfig, ModelConfig, preset
+from ..config import LoRAConfig, ModelConfig
 from ..errors import CheckpointError
+from ..presets import preset
 from ..prompt import EncodedPrompt, Prompt
 from .layout import VAE, Table, decoder_table, denoiser_table, vae_table
 
