@@ -42,7 +42,7 @@ def test_a_widened_model_is_the_same_function_and_its_twins_part(compact: TADiSR
     torch.testing.assert_close(after.image, before.image, atol=1e-5, rtol=0)
     torch.testing.assert_close(after.mask, before.mask, atol=1e-5, rtol=0)
     wide(torch.rand(1, 3, 64, 64)).image.square().mean().backward()
-    learned = wide.vae.decoder.mid_block.resnets[0].conv1.weight.grad
+    learned = dict(wide.named_parameters())["vae.decoder.mid_block.resnets.0.conv1.weight"].grad
     assert learned is not None and not torch.allclose(learned[::2], learned[1::2], rtol=1e-3)
 
 

@@ -14,6 +14,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -103,12 +104,13 @@ def wider(module: Attention, source: nn.Module) -> bool:
 def hold_time(source: TADiSR, tensors: dict[str, Tensor]) -> None:
     """The one timestep's embedding as a bias, where the width of its sines has changed."""
     name = "unet.time_embedding.linear_1"
-    small = source.unet.time_embedding.linear_1
+    unet: Any = source.denoiser
+    small = unet.time_embedding.linear_1
     if tensors[f"{name}.weight"].shape == small.weight.shape:
         tensors[f"{name}.weight"] = small.weight.detach().clone()
         return
     time = torch.tensor([float(source.config.schedule.time)])
-    tensors[f"{name}.bias"] = small(source.unet.time_proj(time))[0].detach().repeat_interleave(2)
+    tensors[f"{name}.bias"] = small(unet.time_proj(time))[0].detach().repeat_interleave(2)
 
 
 def main(argv: list[str] | None = None) -> int:
