@@ -8,12 +8,11 @@ from comfy_api.latest import io
 
 from ..tadisr.config import PromptConfig
 from ..tadisr.errors import CheckpointError
-from ..tadisr.kolors.chatglm import encode_prompt, record_of
-from ..tadisr.kolors.glm_weights import open_weights
 from ..tadisr.prompt import read_prompt
+from ..tadisr.text_encoders import encoder_of
 from . import bridge, prompt_files
 
-LAYER = 1 << 30  # bytes: one layer of ChatGLM3 and what it computes
+LAYER = 1 << 30  # bytes: one layer of ChatGLM3 or GLM-4 and what it computes
 
 
 class TADiSREncodePrompt(io.ComfyNode):
@@ -23,22 +22,24 @@ class TADiSREncodePrompt(io.ComfyNode):
             node_id="TADiSREncodePrompt",
             display_name="TADiSR Encode Prompt",
             category=bridge.CATEGORY,
-            description="Encodes a prompt with Kolors' ChatGLM3, once: the result is kept in models/tadisr and the text "
-            "encoder is not needed again. It takes one layer's memory, not the whole encoder's.",
-            **bridge.aliases("chatglm3", "kolors text encode", "tadisr prompt"),
+            description="Encodes a prompt with the base's text encoder, Kolors' ChatGLM3 or CogView4's GLM-4, once: the result "
+            "is kept in models/tadisr and the text encoder is not needed again. It takes one layer's memory, not the whole "
+            "encoder's.",
+            **bridge.aliases("chatglm3", "kolors text encode", "cogview4 text encode", "tadisr prompt"),
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
                     options=list(prompt_files.encoders()) or [prompt_files.NO_ENCODER],
                     tooltip="ChatGLM3: one safetensors file (fp16, 8-bit, 4-bit) in models/LLM or models/text_encoders, "
-                    "or the text_encoder folder of Kolors in models/diffusers.",
+                    "or the text_encoder folder of Kolors in models/diffusers. GLM-4: that of CogView4, likewise.",
                 ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     default=PromptConfig.text,
-                    tooltip="What the model is to make of every picture. Adapters are trained with the default.",
+                    tooltip="What the model is to make of every picture. Adapters on Kolors are trained with the default. "
+                    "Empty: the prompt of the encoder's own adapters, for CogView4 the longer one of the authors.",
                 ),
                 io.String.Input(
                     "word",
@@ -80,21 +81,22 @@ class TADiSREncodePrompt(io.ComfyNode):
         cls, text_encoder: str, prompt: str, word: str, name: str, overwrite: bool = False
     ) -> io.NodeOutput:  # fmt: skip
         path = prompt_files.target(name)
-        weights = open_weights(prompt_files.encoder_path(text_encoder))
-        vocabulary = prompt_files.vocabulary_for(weights)
+        source = prompt_files.encoder_path(text_encoder)
+        encoder, vocabulary = encoder_of(source), prompt_files.vocabulary_for(source)
+        text = prompt if prompt.strip() else encoder.TEXT
         try:
             kept = read_prompt(path)
         except CheckpointError:
             kept = None
-        if kept is not None and kept.record == record_of(weights, vocabulary, prompt, word):
+        if kept is not None and kept.record == encoder.record_of(source, vocabulary, text, word):
             return io.NodeOutput(kept)
         prompt_files.refuse_to_overwrite(path, allowed=overwrite)
         device = mm.get_torch_device()
         mm.free_memory(LAYER, device)
-        half = mm.should_use_fp16(device)
-        encoded = encode_prompt(
-            weights.source, tokenizer=vocabulary, text=prompt, word=word, device=device,
-            dtype=torch.float16 if half else torch.float32, progress=bridge.Progress(cls.hidden.unique_id),
+        half = mm.should_use_fp16 if encoder.HALF is torch.float16 else mm.should_use_bf16
+        encoded = encoder.encode_prompt(
+            source, tokenizer=vocabulary, text=text, word=word, device=device,
+            dtype=encoder.HALF if half(device) else torch.float32, progress=bridge.Progress(cls.hidden.unique_id),
         )  # fmt: skip
         mm.soft_empty_cache()
         encoded.save(path)

@@ -10,13 +10,15 @@ from pathlib import Path
 import folder_paths
 
 from ..tadisr import CheckpointError, ConfigError
+from ..tadisr.cogview4.glm import is_glm
 from ..tadisr.errors import TADiSRError
 from ..tadisr.kolors import chatglm
-from ..tadisr.kolors.glm_weights import Weights, is_encoder
+from ..tadisr.kolors.glm_weights import Weights, is_encoder, open_weights
 from ..tadisr.prompt import is_prompt
+from ..tadisr.text_encoders import encoder_of
 from . import bridge
 
-NO_ENCODER = "no ChatGLM3 in models/LLM, models/text_encoders, models/diffusers"
+NO_ENCODER = "no ChatGLM3 or GLM-4 in models/LLM, models/text_encoders, models/diffusers"
 NO_PROMPT = "no prompt file in models/tadisr"
 NAME = re.compile(r"\w[\w .,()+-]{0,99}")  # a file's name alone, on any system
 SUFFIX = ".safetensors"
@@ -35,7 +37,7 @@ def roots() -> list[Path]:
 
 
 def encoders() -> dict[str, Path]:
-    """Every ChatGLM3 under the roots by its name there: single files, and folders with shards and their index."""
+    """Every ChatGLM3 and GLM-4 under the roots by its name there: single files, folders with shards and their index."""
     found: dict[str, Path] = {}
     for root in roots():
         for path in sorted(candidates(root)):
@@ -53,7 +55,7 @@ def candidates(root: Path) -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=4096)
 def told(path: Path, _when: int) -> bool:
-    return is_encoder(path)
+    return is_encoder(path) or is_glm(path)
 
 
 def encoder_path(name: str) -> Path:
@@ -61,20 +63,24 @@ def encoder_path(name: str) -> Path:
     found = encoders()
     if name not in found:
         raise CheckpointError(
-            f"There is no ChatGLM3 {name!r} in {', '.join(map(str, roots()))}. Put chatglm3-fp16.safetensors into "
-            "models/LLM, or the Kolors folder with its text_encoder into models/diffusers."
+            f"There is no ChatGLM3 or GLM-4 {name!r} in {', '.join(map(str, roots()))}. Put chatglm3-fp16.safetensors "
+            "into models/LLM, or the Kolors or CogView4 folder with its text_encoder into models/diffusers."
         )
     return found[name]
 
 
-def vocabulary_for(weights: Weights) -> Path:
-    """tokenizer.model: the one beside the encoder, else the first one under the roots that fits it.
+def vocabulary_for(source: Path) -> Path:
+    """The tokenizer beside the encoder, else for a ChatGLM3, whose single files bring none, the first that fits it.
 
     Raises CheckpointError where there is none.
     """
+    encoder = encoder_of(source)
     try:
-        return chatglm.find_vocabulary(weights.source, None)
+        return encoder.find_vocabulary(source, None)
     except CheckpointError:
+        if encoder is not chatglm:
+            raise
+        weights = open_weights(source)
         for root in roots():
             for path in sorted(root.rglob(chatglm.VOCABULARY)):
                 if fits(path, weights):

@@ -131,3 +131,30 @@ def write_single(path: Path, model: Any, bits: int = 16) -> Path:
     state = state_of(model)
     save_file(state if bits == 16 else quantise(state, bits), path)
     return path
+
+
+def write_cogview4_text(folder: Path, corpus: list[str]) -> Path:
+    """text_encoder/, a tiny GLM-4 in shards, and tokenizer/, as CogView4-6B has them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import GlmConfig, GlmModel, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "[gMASK]", "<sop>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    bpe.train_from_iterator(corpus, trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single="[gMASK] <sop> $A", special_tokens=[(name, bpe.token_to_id(name)) for name in specials[1:]]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=specials[0], padding_side="left")
+    fast.save_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    config = GlmConfig(
+        vocab_size=304, hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, attention_bias=True,
+    )  # fmt: skip
+    GlmModel(config).save_pretrained(folder / "text_encoder", max_shard_size="20KB")
+    return folder

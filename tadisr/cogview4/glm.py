@@ -21,6 +21,8 @@ from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
 from ..table import Table, read_index, read_table
 
+TEXT = COGVIEW4_PROMPT
+HALF = torch.bfloat16
 MULTIPLE = 16  # CogView4 pads every prompt to a multiple of it, on the left
 LONGEST = 1024  # tokens; what is beyond is cut
 FILES = ("model.safetensors.index.json", "model.safetensors")
@@ -39,7 +41,7 @@ def encode_prompt(
     text_encoder: str | Path,
     *,
     tokenizer: str | Path | None = None,
-    text: str = COGVIEW4_PROMPT,
+    text: str = TEXT,
     word: str = "text",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
@@ -52,7 +54,7 @@ def encode_prompt(
     Raises CheckpointError for files that are missing, broken or foreign, ConfigError for a word that is not in the text.
     """
     device = torch.device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else HALF)
     folder = encoder_folder(Path(text_encoder))
     table = weights(folder)
     vocabulary = find_vocabulary(folder, tokenizer)
@@ -70,8 +72,15 @@ def encode_prompt(
         raise CheckpointError(f"{folder} gave NaN or infinite values in {dtype}: encode in fp32 instead.")
     return EncodedPrompt(
         embedding=embedding.contiguous(), pooled=None, mask=torch.tensor(mask), positions=torch.tensor(positions),
-        text=text, word=word, encoder=digest(table), tokenizer=hashlib.sha256(vocabulary.read_bytes()).hexdigest(),
+        **record_of(folder, vocabulary, text, word),
     )  # fmt: skip
+
+
+def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
+    """What makes a prompt what it is; an `EncodedPrompt.record` equal to it need not be made again."""
+    encoder = digest(weights(encoder_folder(Path(text_encoder))))
+    tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+    return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
@@ -160,8 +169,9 @@ def digest(table: Table) -> str:
 # ---- the tokenizer --------------------------------------------------------------------------------------------------
 
 
-def find_vocabulary(folder: Path, tokenizer: str | Path | None) -> Path:
+def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> Path:
     """tokenizer.json: of the folder given, or beside the encoder. Raises CheckpointError where there is none."""
+    folder = encoder_folder(Path(text_encoder))
     places = [folder, folder.parent / "tokenizer"]
     if tokenizer is not None:
         places = [Path(tokenizer), Path(tokenizer) / "tokenizer", Path(tokenizer).parent]

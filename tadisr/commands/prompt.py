@@ -9,7 +9,6 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import PromptConfig
-from ..presets import COGVIEW4_PROMPT
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -33,12 +32,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..cli import placement
-    from ..cogview4 import glm
-    from ..kolors import chatglm
+    from ..text_encoders import encoder_of
 
-    second = glm.is_glm(arguments.text_encoder)
-    encode_prompt = glm.encode_prompt if second else chatglm.encode_prompt
-    text = arguments.text or (COGVIEW4_PROMPT if second else PromptConfig.text)
+    encoder = encoder_of(arguments.text_encoder)
     device, dtype = placement(arguments)
     with tqdm(unit="layer", disable=None) as bar:
 
@@ -46,9 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        prompt = encode_prompt(
-            arguments.text_encoder, tokenizer=arguments.tokenizer, text=text, word=arguments.word,
-            device=device, dtype=dtype, progress=progress,
+        prompt = encoder.encode_prompt(
+            arguments.text_encoder, tokenizer=arguments.tokenizer, text=arguments.text or encoder.TEXT,
+            word=arguments.word, device=device, dtype=dtype, progress=progress,
         )  # fmt: skip
     prompt.save(arguments.out)
     places = ", ".join(map(str, prompt.positions.tolist()))

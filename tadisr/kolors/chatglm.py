@@ -19,6 +19,8 @@ from ..prompt import EncodedPrompt
 from .glm_weights import Weights, open_weights
 from .words import word_positions
 
+TEXT = PromptConfig.text
+HALF = torch.float16  # as Kolors runs
 TOKENS = PromptConfig.tokens  # Kolors pads and cuts every prompt to as many
 VOCABULARY = "tokenizer.model"
 UNUSED = ("output_layer.", "rotary_pos_emb.")  # the language model's head; what the model computes by itself
@@ -32,7 +34,7 @@ def encode_prompt(
     text_encoder: str | Path,
     *,
     tokenizer: str | Path | None = None,
-    text: str = PromptConfig.text,
+    text: str = TEXT,
     word: str = PromptConfig.word,
     tokens: int = TOKENS,
     device: str | torch.device = "cpu",
@@ -47,7 +49,7 @@ def encode_prompt(
     Raises CheckpointError for files that are missing, broken or foreign, ConfigError for a word that is not in the text.
     """
     device = torch.device(device)
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else HALF)
     weights = open_weights(text_encoder)
     vocabulary = find_vocabulary(weights.source, tokenizer)
     ids, mask, position_ids, pieces = tokenize(load_tokenizer(vocabulary, weights), text, tokens)
@@ -70,14 +72,15 @@ def encode_prompt(
         raise CheckpointError(f"{weights.source} gave NaN or infinite values in {dtype}: encode in fp32 instead.")
     return EncodedPrompt(
         embedding=embedding.contiguous(), pooled=pooled.contiguous(), mask=mask[0], positions=torch.tensor(positions),
-        **record_of(weights, vocabulary, text, word),
+        **record_of(weights.source, vocabulary, text, word),
     )  # fmt: skip
 
 
-def record_of(weights: Weights, vocabulary: Path, text: str, word: str) -> dict[str, str]:
+def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
     """What makes a prompt what it is; an `EncodedPrompt.record` equal to it need not be made again."""
+    encoder = open_weights(text_encoder).digest()
     tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
-    return {"text": text, "word": word, "encoder": weights.digest(), "tokenizer": tokenizer}
+    return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
@@ -131,8 +134,9 @@ def kolors_classes() -> tuple[Any, Any, Any]:
 # ---- the tokenizer --------------------------------------------------------------------------------------------------
 
 
-def find_vocabulary(source: Path, tokenizer: str | Path | None) -> Path:
+def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> Path:
     """tokenizer.model: the one given, or the one beside the encoder. Raises CheckpointError where there is none."""
+    source = Path(text_encoder)
     if tokenizer is not None:
         given = Path(tokenizer)
         places = [given, given / VOCABULARY, given / "tokenizer" / VOCABULARY, given / "text_encoder" / VOCABULARY]

@@ -1,7 +1,7 @@
 """The pack inside a ComfyUI's own process, without its server: what its memory manager does with our parts.
 
-`python hands.py PACK COMFYUI FOLDER`: FOLDER holds base/ (a tiny Kolors), a.safetensors, b.safetensors (adapters)
-and vae.safetensors (that base's VAE as one file). Prints JSON.
+`python hands.py PACK COMFYUI FOLDER`: FOLDER holds base/ (a tiny Kolors), a.safetensors, b.safetensors, whole.safetensors
+(adapters, the last with conv_in trained whole) and vae.safetensors (that base's VAE as one file). Prints JSON.
 """
 
 from __future__ import annotations
@@ -87,6 +87,22 @@ found["differ"] = apart(other, want)
 found["shared"] = a.network.unet is b.network.unet and a.network.vae is b.network.vae
 mm.unload_all_models()
 found["restored"] = torch.equal(before, base.parts(CONFIG)[0]["unet"].model.inner.mid_block.resnets[0].conv1.weight)
+
+# ---- a layer that training kept whole: half of it, with another adapter in between ----
+unet = base.parts(CONFIG)[0]["unet"].model.inner
+kept = [parameter.clone() for parameter in unet.conv_in.parameters()]
+halves = base.with_adapter(FOLDER / "whole.safetensors", strength=0.5)
+want, trained = library("whole", torch.float32, 0.5), load_file(FOLDER / "whole.safetensors")
+found["whole"] = [apart(run(halves), want)]
+for name, own in zip(("weight", "bias"), kept, strict=True):
+    middle = (own + trained[f"unet.conv_in.{name}"]) / 2
+    found["whole"].append(float((getattr(unet.conv_in, name) - middle).abs().max()))
+run(a)
+found["whole"].append(max(float((p - own).abs().max()) for p, own in zip(unet.conv_in.parameters(), kept, strict=True)))
+found["whole"].append(apart(run(halves), want))
+mm.unload_all_models()
+found["whole_restored"] = all(torch.equal(p, own) for p, own in zip(unet.conv_in.parameters(), kept, strict=True))
+found["whole_differs"] = apart(want, library("whole", torch.float32))
 
 # ---- a card with too little room ----
 for name, dtype, compute in (("partial", torch.float32, torch.float32), ("partial_fp8", FP8, torch.float32)):

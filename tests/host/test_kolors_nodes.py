@@ -17,6 +17,7 @@ from tiny import as_ldm, randomize, tiny_kolors_config, write_base
 
 import tadisr
 from tadisr import TADiSR, adapter
+from tadisr.config import LoRAConfig
 from tadisr.image import read_image
 from tadisr.kolors.base import load_base
 from tadisr.lora import add_lora
@@ -26,7 +27,7 @@ TINY = {"tile": 128, "overlap": 32, "tile_batch": 1, "color": "off"}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/ of a tiny Kolors, its parts as single files, and two adapters on it."""
+    """base/ of a tiny Kolors, its parts as single files, and three adapters on it, one with a layer trained whole."""
     folder = tmp_path_factory.mktemp("kolors_files")
     torch.manual_seed(0)
     write_base(folder / "base", TADiSR(tiny_kolors_config()))
@@ -38,6 +39,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert model.config.lora is not None
         add_lora(model, model.config.lora)
         adapter.save(randomize(model, seed=seed, scale=0.02), folder / f"{name}.safetensors")
+    lora = LoRAConfig(unet_whole=("conv_in",))
+    model = load_base(folder / "base", tiny_kolors_config(lora=lora))
+    add_lora(model, lora)
+    with torch.no_grad():
+        for parameter in model.denoiser.get_submodule("conv_in").parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    adapter.save(randomize(model, seed=2, scale=0.02), folder / "whole.safetensors")
     return folder
 
 
@@ -129,6 +137,7 @@ def test_in_the_hands_of_the_hosts_memory_manager(files: Path) -> None:
     found = json.loads(done.stdout.rsplit("FOUND ", 1)[1])
     assert max(found["fp32"]) < 1e-5 and found["differ"] > 1e-2
     assert found["shared"] and found["restored"] and found["socket"]
+    assert max(found["whole"]) < 1e-5 and found["whole_restored"] and found["whole_differs"] > 1e-2
     own = re.compile(r"inner\.(prompt|text_attention|decoder\.interactions\.\d\.(image|text))")  # follow by themselves
     for name in ("partial", "partial_fp8"):
         assert found[name]["off_the_card"] > 100

@@ -12,10 +12,11 @@ from comfy_host import Comfy, node
 from PIL import Image
 from safetensors.torch import save_file
 from tiny import randomize, tiny_kolors_config, write_base
-from tiny_glm import tiny_glm, write_diffusers, write_kolors, write_single, write_vocabulary
+from tiny_glm import tiny_glm, write_cogview4_text, write_diffusers, write_kolors, write_single, write_vocabulary
 
 import tadisr
-from tadisr import TADiSR, adapter, stages
+from tadisr import TADiSR, adapter, presets, stages
+from tadisr.cogview4 import glm as cogview4_glm
 from tadisr.config import LoRAConfig
 from tadisr.image import read_image
 from tadisr.kolors.base import load_base
@@ -37,6 +38,7 @@ def files(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_single(models / "text_encoders" / "chatglm3-fp16.safetensors", glm)
     write_diffusers(models / "diffusers" / "KolorsText", glm, vocabulary)
     write_kolors(models / "LLM" / "Kolors", glm, vocabulary)
+    write_cogview4_text(models / "diffusers" / "CogView4", [presets.COGVIEW4_PROMPT])
     save_file({"model.embed_tokens.weight": torch.zeros(2, 2)}, models / "LLM" / "llama.safetensors")
     write_vocabulary(models / "LLM" / "a_llama" / "tokenizer.model", size=170)  # another model's, found first
     return models
@@ -55,6 +57,7 @@ def options(comfy: Comfy, kind: str, name: str) -> list[str]:
 def test_only_what_fits_is_listed(comfy: Comfy, files: Path) -> None:
     assert set(options(comfy, "TADiSREncodePrompt", "text_encoder")) == {
         "checkpoints/chatglm3-8bit.safetensors", "chatglm3-fp16.safetensors", "Kolors/text_encoder", "KolorsText/text_encoder",
+        "CogView4/text_encoder",
     }  # fmt: skip
 
 
@@ -67,6 +70,19 @@ def test_encoded_and_kept(comfy: Comfy, files: Path, name: str) -> None:
     assert kept.same(encode_prompt(files / "diffusers" / "KolorsText", text=TEXT, word="文字"))
     steps = [(d["value"], d["max"]) for kind, d in result.events if kind == "progress"]
     assert steps[-1] == (3, 3)
+
+
+def test_cogview4s_encoder_with_the_prompt_of_its_adapters(comfy: Comfy, files: Path) -> None:
+    asked = encode(text_encoder="CogView4/text_encoder", prompt="", word="text", name="cogview4")
+    result = comfy.run(asked)
+    assert result.last == "execution_success", result.error or result.body
+    path = files / "tadisr" / "cogview4.safetensors"
+    kept = read_prompt(path)
+    assert kept.text == presets.COGVIEW4_PROMPT and kept.pooled is None
+    assert kept.same(cogview4_glm.encode_prompt(files / "diffusers" / "CogView4"))
+    made = path.stat().st_mtime_ns
+    asked["prompt"]["inputs"]["overwrite"] = True  # asked in other words for the same: it is not encoded again
+    assert comfy.run(asked).last == "execution_success" and path.stat().st_mtime_ns == made
 
 
 def test_prompts_and_models_keep_to_their_lists(comfy: Comfy, files: Path) -> None:
@@ -104,7 +120,7 @@ def test_wrong_words_and_files_get_one_sentence(comfy: Comfy, files: Path) -> No
     assert "'poster' is not in the prompt" in comfy.run(encode(word="poster", name="wrong")).error
     assert not (files / "tadisr" / "wrong.safetensors").exists()
     result = comfy.run(encode(text_encoder="llama.safetensors"))
-    assert "no ChatGLM3 'llama.safetensors'" in (result.error or str(result.body))
+    assert "no ChatGLM3 or GLM-4 'llama.safetensors'" in (result.error or str(result.body))
     absent = {
         "prompt": node("TADiSRLoadPrompt", prompt_file="../x.safetensors"),
         "end": node("PreviewAny", source=["prompt", 0]),
