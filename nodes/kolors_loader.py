@@ -22,14 +22,15 @@ class TADiSRKolorsLoader(io.ComfyNode):
             display_name="Load Kolors for TADiSR",
             category=bridge.CATEGORY,
             description="Finds Kolors' U-Net and its VAE in the model folders: the frozen base of TADiSR's adapters. "
-            "ChatGLM3 is not needed: an adapter carries the prompt it was trained with.",
-            **bridge.aliases("kolors", "tadisr base", "diffusion model"),
+            "A CogView4 folder serves too, for adapters on CogView4. No text encoder is needed: an adapter carries the prompt "
+            "it was trained with.",
+            **bridge.aliases("kolors", "cogview4", "tadisr base", "diffusion model"),
             inputs=[
                 io.Combo.Input(
                     "unet",
                     options=kolors_files.unet_names(),
-                    tooltip="A Kolors folder in models/diffusers, or one file in models/diffusion_models or models/unet, "
-                    "with diffusers' or ComfyUI's keys. Only what is Kolors is listed.",
+                    tooltip="A Kolors or CogView4 folder in models/diffusers, or Kolors' one file in models/diffusion_models "
+                    "or models/unet, with diffusers' or ComfyUI's keys.",
                 ),
                 io.Combo.Input(
                     "vae",

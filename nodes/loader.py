@@ -35,7 +35,8 @@ class TADiSRLoader(io.ComfyNode):
                     options=bridge.base_names(),
                     default=bridge.NO_BASE,
                     optional=True,
-                    tooltip="For an adapter: its frozen base, a folder in models/diffusers with unet and vae in it.",
+                    tooltip="For an adapter: its frozen base, a folder in models/diffusers with unet (CogView4: "
+                    "transformer) and vae in it.",
                 ),
             ],
             outputs=[

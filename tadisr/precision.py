@@ -94,7 +94,9 @@ class Follow:
             self.update = self.update.map(fn)
         return super()._apply(fn, recurse)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def cast(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def cast(self, x: Tensor) -> tuple[Any, Tensor | None]:
+        if self.weight is None:  # a norm without any, as CogView4's are
+            return None, None
         weight = self.weight.to(x.dtype)
         scale = getattr(self, SCALE, None)
         if scale is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import randomize, tiny_cogview4_config
+from tiny import randomize, tiny_cogview4_config, write_base
 
-from tadisr import ConfigError, TADiSR, upscale
+from tadisr import ConfigError, TADiSR, adapter, load, preset, upscale
 from tadisr.config import ModelConfig, ScheduleConfig, TextAttentionConfig
+from tadisr.kolors.base import load_base
+from tadisr.lora import add_lora
+from tadisr.memory import plan
+from tadisr.precision import FP8
 from tadisr.text_attention import text_layers
 
 
@@ -100,3 +105,31 @@ def test_one_denoiser_and_no_other() -> None:
         with pytest.raises(ConfigError, match=f"cogview4 config has {word} a unet and a transformer"):
             dataclasses.replace(config, **wrong)
     assert len(text_layers(TADiSR(config).denoiser)) == 3
+
+
+@torch.inference_mode()
+def test_number_types_and_memory(tmp_path: Path) -> None:
+    """The preset's LoRA on a base stored in half and in fp8; a VAE that overflows goes on in fp32; fp8 counts as half."""
+    torch.manual_seed(0)
+    lora = preset("cogview4").lora
+    assert lora is not None
+    config = tiny_cogview4_config(lora=lora)
+    base = write_base(tmp_path / "base", TADiSR(config))
+    model = load_base(base, config)
+    add_lora(model, lora)
+    adapter.save(randomize(model, scale=0.03), tmp_path / "a.safetensors")
+    picture = torch.rand(1, 3, 32, 64)
+    exact = load(tmp_path / "a.safetensors", base=base)(picture).image
+    for dtype, most in ((torch.float16, 0.05), (torch.bfloat16, 0.2), (FP8, 0.1)):
+        loaded = load(tmp_path / "a.safetensors", base=base, dtype=dtype)
+        stored = {p.dtype for p in loaded.denoiser.parameters()}
+        assert stored == ({FP8, torch.float32} if dtype == FP8 else {dtype})
+        assert float((loaded(picture).image.float() - exact).std() / exact.std()) < most, dtype
+    half = load(tmp_path / "a.safetensors", base=base, dtype=torch.float16)
+    large = half.vae.decoder.mid_block.resnets[0].conv1
+    large.weight.mul_(2e4 / float(large.weight.abs().max()))
+    assert half(picture).image.isfinite().all() and half.overflowed
+    counted = [
+        plan(config, dtype=d, compute=torch.bfloat16, tile=128)["weights"]["transformer"] for d in (torch.bfloat16, FP8)
+    ]
+    assert counted[1] < 0.9 * counted[0]

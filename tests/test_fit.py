@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partialmethod
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_rendered import FONTS
 import tadisr
 from tadisr import ConfigError, TADiSR, adapter
 from tadisr.errors import TADiSRError
+from tadisr.kolors.base import load_base
 from train import settings
 from train.build import build_model
 from train.fit import fit, main
@@ -112,6 +114,44 @@ def test_an_adapter_trains_on_a_frozen_base(kolors_base: Path, tmp_path: Path, m
     learned = {name: p for name, p in again.named_parameters() if p.requires_grad}
     assert any(".lora_B." in name and p.any() for name, p in learned.items())
     assert all(torch.equal(value, written[name]) for name, value in adapter.tensors_of(again).items())
+
+
+def test_an_adapter_trains_on_cogview4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preset's LoRA, the VAE's encoder and a layer kept whole, blocks checkpointed, gradients as without."""
+    from tiny import randomize, tiny_cogview4_config, write_base
+
+    from tadisr.prompt import EncodedPrompt
+    from train import checkpointing
+
+    lora = dataclasses.replace(tadisr.preset("cogview4").lora, encoder=True, unet_whole=("patch_embed.proj",))
+    small = tiny_cogview4_config(lora=lora)
+    torch.manual_seed(0)
+    base, prompt = write_base(tmp_path / "base", TADiSR(small)), tmp_path / "prompt.safetensors"
+    EncodedPrompt(
+        embedding=torch.randn(1, 16, 24), pooled=None, mask=torch.ones(16, dtype=torch.int64),
+        positions=torch.tensor([15]), text="text", word="text",
+    ).save(prompt)  # fmt: skip
+    monkeypatch.setattr("train.settings.model_config", lambda _table: small)
+    options = ["batch=1", f"base={base}", f"prompt={prompt}", "lr=0.01", "panel=1", "data.workers=0", "ema=0"]
+    file = fit(config(tmp_path / "run", "steps=2", "checkpointing=true", *options)) / "model.safetensors"
+    written, frozen = load_file(file), load_base(base, small).denoiser.get_submodule("patch_embed.proj").weight
+    parts = {"transformer", "transformer_lora", "vae_lora", "text_attention", "decoder", "prompt"}
+    assert {name.split(".")[0] for name in written} == parts
+    assert not torch.equal(written["transformer.patch_embed.proj.weight"], frozen)
+    for part in ("transformer_lora.", "vae_lora.encoder."):
+        assert any(name.startswith(part) and ".lora_B." in name and t.any() for name, t in written.items())
+    assert tadisr.upscale(tadisr.load(file, base=base), torch.rand(1, 3, 8, 8)).image.shape == (1, 3, 32, 32)
+
+    gradients = []
+    for option in ("checkpointing=false", "checkpointing=true"):
+        torch.manual_seed(0)
+        model = randomize(build_model(config(tmp_path / "run", *options, option)))
+        output = model(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+        (output.image.mean() + output.mask_logits.mean()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
+    blocks = checkpointing.checkpoint_blocks(TADiSR(small))
+    assert {f"transformer.transformer_blocks.{i}" for i in range(3)} < set(blocks)
 
 
 def write_prompt(path: Path) -> Path:

@@ -10,13 +10,19 @@ import torch
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tadisr.model import TADiSR
 from tadisr.text_attention import Recorder, Recording
 
-BLOCKS = (BasicTransformerBlock, ResnetBlock2D, Attention)
+BLOCKS: tuple[type[nn.Module], ...] = (BasicTransformerBlock, ResnetBlock2D, Attention)
+try:  # of CogView4, which an older diffusers lacks
+    from diffusers.models.transformers.transformer_cogview4 import CogView4TransformerBlock
+except ImportError:
+    pass
+else:
+    BLOCKS += (CogView4TransformerBlock,)
 
 
 def checkpoint_blocks(model: TADiSR, run: Any = checkpoint) -> list[str]:
