@@ -81,6 +81,59 @@ def test_it_is_one_more_term() -> None:
     assert LossConfig().ocr == 0
 
 
+def test_so_many_lines_of_a_picture_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, mask = page()
+    read = []
+    for lines in (1, 4):
+        loss = OCRLoss(lines=lines)
+        read.append([])
+        monkeypatch.setattr(loss.recognizers[0], "forward", lambda x, r=read[-1]: r.append(x.shape) or x.flatten(2))
+        loss(picture, picture, mask)
+    assert [len(shapes) for shapes in read] == [2, 4]  # a line of SR and one of HR; both lines of both
+
+
+def test_several_recognisers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, mask = page()
+    file = str(rapidocr_recognizer())
+    loss = Objective(LossConfig(lpips="off", ocr=1.0, ocr_kind="reading", ocr_model=(file, file), ocr_lines=1)).ocr
+    assert loss is not None and loss.lines == 1 and loss.kind == "reading"
+    asked = []
+    for i, recognizer in enumerate(loss.recognizers):
+        monkeypatch.setattr(recognizer, "forward", lambda x, i=i: asked.append(i) or x.flatten(2))
+    torch.manual_seed(0)
+    for _ in range(12):
+        loss(picture, picture, mask)
+    assert set(asked) == {0, 1} and asked[::2] == asked[1::2]  # one step's SR and HR by the same
+
+
+def test_the_operations_of_pp_ocr_v4(tmp_path: Path) -> None:
+    """Constants as nodes, Clip with bounds, Cast of a shape, a pool over all: against onnxruntime."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    node = helper.make_node
+    six, zero = (numpy_helper.from_array(np.array(v, np.float32)) for v in (6, 0))
+    nodes = [
+        node("Constant", [], ["zero"], value=zero),
+        node("Constant", [], ["six"], value=six),
+        node("Clip", ["x", "zero", "six"], ["clipped"]),
+        node("GlobalAveragePool", ["clipped"], ["pooled"]),
+        node("Clip", ["pooled", "", "six"], ["below"]),
+        node("Shape", ["x"], ["shape"]),
+        node("Cast", ["shape"], ["sides"], to=onnx.TensorProto.FLOAT),
+        node("ReduceMean", ["sides"], ["side"], keepdims=0),
+        node("Mul", ["below", "side"], ["y"]),
+    ]
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [tensor("x", 1, ["b", 3, 4, "w"])], [tensor("y", 1, ["b", 3, 1, 1])])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+    onnx.save(model, tmp_path / "v4.onnx")
+    picture = torch.randn(2, 3, 4, 9, generator=torch.Generator().manual_seed(0)) * 9
+    session = onnxruntime.InferenceSession(str(tmp_path / "v4.onnx"), providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x": picture.numpy()})
+    assert np.abs(OnnxGraph(tmp_path / "v4.onnx")(picture).numpy() - expected).max() < 1e-4
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match=r"x\.onnx is not an ONNX file|operation"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tadisr import TADiSR, preset
-from tadisr.config import DecoderConfig, ModelConfig, PromptConfig, ScheduleConfig
+from tadisr.config import DecoderConfig, LoRAConfig, ModelConfig, PromptConfig
 from tadisr.kolors.names import unet_names, vae_names
 
 
@@ -39,10 +39,8 @@ def tiny_kolors_config(**changes: Any) -> ModelConfig:
 
 def tiny_cogview4_config(**changes: Any) -> ModelConfig:
     """CogView4 layer for layer, at small widths."""
-    transformer = {
-        "patch_size": 2,
-        "in_channels": 16,
-        "out_channels": 16,
+    real = preset("cogview4")
+    transformer = real.transformer | {
         "num_layers": 3,
         "attention_head_dim": 8,
         "num_attention_heads": 4,
@@ -52,28 +50,14 @@ def tiny_cogview4_config(**changes: Any) -> ModelConfig:
         "sample_size": 16,
         "rope_axes_dim": [16, 16],
     }
-    vae = {
-        "in_channels": 3,
-        "out_channels": 3,
-        "sample_size": 128,
-        "block_out_channels": [32, 64, 64, 64],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "latent_channels": 16,
-        "layers_per_block": 1,
-        "scaling_factor": 1.0,
-        "shift_factor": 0.0,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "mid_block_add_attention": False,
-    }
-    tiny = ModelConfig(
-        name="cogview4",
+    vae = real.vae | {"block_out_channels": [32, 64, 64, 64], "layers_per_block": 1, "sample_size": 128}
+    tiny = dataclasses.replace(
+        real,
         transformer=transformer,
         vae=vae,
-        schedule=ScheduleConfig(prediction="flow", train_steps=1000),
         prompt=PromptConfig(tokens=16, width=24, pooled=0, time_ids=None),
         decoder=DecoderConfig(text_channels=(64, 64, 64, 64, 32)),
+        lora=LoRAConfig(),
     )
     return dataclasses.replace(tiny, **changes)
 

@@ -24,10 +24,11 @@ def build_model(config: FitConfig) -> TADiSR:
     if model_config.lora is None:
         model = TADiSR(model_config)
     else:
-        model = load_frozen(config, model_config)
+        model = load_frozen(config, model_config, whole=model_config.lora.unet_whole)
         add_lora(model, model_config.lora)
         for parameter in model.parameters():  # LoRA takes after the layer it is on
-            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     if config.prompt is not None:
         use_prompt(model, read_prompt(config.prompt))
     if config.init is not None:
@@ -44,23 +45,24 @@ def build_model(config: FitConfig) -> TADiSR:
     return model.train()
 
 
-def load_frozen(config: FitConfig, model_config: ModelConfig) -> TADiSR:
-    """The base, its matrices and kernels held in `base_precision` from the file on; norms and biases are small and stay
-    in float32, and so do the layers that are trained whole."""
+def load_frozen(config: FitConfig, model_config: ModelConfig, *, whole: tuple[str, ...]) -> TADiSR:
+    """The base, its matrices and kernels held in `base_precision` from the file on.
+
+    Norms and biases are small and stay in float32, and so do the denoiser's layers `whole`, which are to be trained.
+    """
     from tadisr.kolors.base import load_base
 
     if config.base_precision == "fp32":
         return load_base(config.base, model_config, vae=config.vae)
     if config.precision != "bf16":
         raise ConfigError(f"base_precision: bf16 computes in bf16: set precision: bf16, it is {config.precision}.")
-    trained = () if model_config.lora is None else model_config.lora.unet_whole
-    whole = tuple(f"{model_config.denoiser}.{name}." for name in trained)
+    trained = tuple(f"{model_config.denoiser}.{name}." for name in whole)
     return load_base(
         config.base,
         model_config,
         vae=config.vae,
         dtype=torch.bfloat16,
-        exact=lambda name, shape: len(shape) < 2 or name.startswith(whole),
+        exact=lambda name, shape: len(shape) < 2 or name.startswith(trained),
     )
 
 

@@ -30,6 +30,7 @@ from tadisr.errors import ConfigError, TADiSRError
 from .settings import merge, parse_override
 
 Twins = list[int]  # for each channel of the larger layer, the channel of the smaller one that it repeats
+TIME = "unet.time_embedding.linear_1"
 
 
 def grow(source: TADiSR, config: ModelConfig) -> TADiSR:
@@ -42,11 +43,11 @@ def grow(source: TADiSR, config: ModelConfig) -> TADiSR:
         raise ConfigError(f"{wrong[0]} is not in both: only residual blocks can be added, and widths doubled.")
     for name, small in have.items():
         tensors[name] = widen(name, small, tensors[name], source)
-    doubled = [n for n, m in grown.named_modules() if isinstance(m, Attention) and wider(m, source.get_submodule(n))]
-    for name in doubled:  # twice the terms in q.k, over a root of 2 more
-        tensors[f"{name}.to_q.weight"] /= math.sqrt(2)
-    if "unet.time_embedding.linear_1.weight" in tensors:
+    if f"{TIME}.weight" in have and tensors[f"{TIME}.weight"].shape != have[f"{TIME}.weight"].shape:
         hold_time(source, tensors)
+    for name, module in grown.named_modules():
+        if isinstance(module, Attention) and len(have[f"{name}.to_q.weight"]) < len(module.to_q.weight):
+            tensors[f"{name}.to_q.weight"] /= math.sqrt(2)  # twice the terms in q.k, over a root of 2 more
     grown.load_state_dict(tensors)
     return grown
 
@@ -66,10 +67,8 @@ def pass_on(grown: TADiSR, have: dict[str, Tensor]) -> set[str]:
 
 def widen(name: str, small: Tensor, large: Tensor, source: TADiSR) -> Tensor:
     """`small` at the size of `large`, its twins' weights together what they were. Raises ConfigError."""
-    owner = source.get_submodule(name.rsplit(".", 2)[0]) if name.count(".") > 1 else None
+    owner = source.get_submodule(name.rsplit(".", 2)[0])
     split = owner.widths if isinstance(owner, Branch) and name.split(".")[-2] == "split" else None
-    if name == "unet.time_embedding.linear_1.weight":  # of sines at other frequencies: see hold_time
-        return small.new_zeros(large.shape)
     axis = 1 if name.endswith(".scale") else 0
     rows = twins(name, small.shape[axis], large.shape[axis], split)
     grown = small.index_select(axis, torch.tensor(rows))
@@ -97,20 +96,12 @@ def twins(name: str, small: int, large: int, split: tuple[int, int] | None = Non
     raise ConfigError(f"{name} has {small} channels and is to have {large}: widths can be doubled only.")
 
 
-def wider(module: Attention, source: nn.Module) -> bool:
-    return module.inner_dim != source.inner_dim
-
-
 def hold_time(source: TADiSR, tensors: dict[str, Tensor]) -> None:
-    """The one timestep's embedding as a bias, where the width of its sines has changed."""
-    name = "unet.time_embedding.linear_1"
+    """The one timestep's embedding as a bias: twice as many sines are at other frequencies, no twins of the old ones."""
     unet: Any = source.denoiser
-    small = unet.time_embedding.linear_1
-    if tensors[f"{name}.weight"].shape == small.weight.shape:
-        tensors[f"{name}.weight"] = small.weight.detach().clone()
-        return
-    time = torch.tensor([float(source.config.schedule.time)])
-    tensors[f"{name}.bias"] = small(unet.time_proj(time))[0].detach().repeat_interleave(2)
+    time = unet.time_proj(torch.tensor([float(source.config.schedule.time)]))
+    tensors[f"{TIME}.weight"].zero_()
+    tensors[f"{TIME}.bias"] = source.get_submodule(TIME)(time)[0].detach().repeat_interleave(2)
 
 
 def main(argv: list[str] | None = None) -> int:

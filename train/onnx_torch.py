@@ -96,9 +96,7 @@ def unsqueeze(a: Attributes, x: Tensor) -> Tensor:
 
 
 def cast(a: Attributes, x: Tensor) -> Tensor:
-    import onnx
-
-    kind = onnx.helper.tensor_dtype_to_np_dtype(a["to"])
+    kind = _onnx().helper.tensor_dtype_to_np_dtype(a["to"])
     return x.to(torch.from_numpy(np.zeros(0, kind)).dtype)
 
 
