@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import cv2
+import kornia
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from .onnx_torch import OnnxGraph, input_of
 
 HEIGHT = 48  # of a line, as PP-OCR takes it
 WIDEST = 640  # pixels; a longer line is cut
+NEAR = 3  # pixels around a glyph that belong to it
+SOFTEST = 1.0  # standard deviation of that blur, in pixels of the cut line
 Window = tuple[int, int, int, int]  # top, bottom, left, right
 T = TypeVar("T")
 
@@ -47,14 +50,21 @@ class OCRLoss(nn.Module):
         self.kind, self.lines = kind, lines
 
     def forward(self, image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1], the true mask (B, 1, H, W) -> scalar, 0 where there is no line."""
+        """Pictures (B, 3, H, W) in [0, 1], the true mask (B, 1, H, W) -> scalar, 0 where there is no line.
+
+        Its gradient reaches the glyphs and NEAR pixels around them only, and both pictures are read through one random
+        blur: else the network learns patterns of the ground, and of single pixels, that please its reader and no eye.
+        """
         cuts = [(i, window) for i in range(len(image)) for window in some(find_lines(mask[i, 0]), self.lines)]
         if not cuts:
             return image.sum() * 0
         recognizer = some(list(self.recognizers), 1)[0]
-        ours = read(recognizer, [cut(image[i : i + 1], window) for i, window in cuts])
+        near = F.max_pool2d((mask > 0.5).to(image.dtype), 2 * NEAR + 1, 1, NEAR)
+        image = image * near + image.detach() * (1 - near)
+        sigma = SOFTEST * torch.rand(()).item()
+        ours = read(recognizer, [soften(cut(image[i : i + 1], window), sigma) for i, window in cuts])
         with torch.no_grad():
-            theirs = read(recognizer, [cut(target[i : i + 1], window) for i, window in cuts])
+            theirs = read(recognizer, [soften(cut(target[i : i + 1], window), sigma) for i, window in cuts])
         distance = F.mse_loss if self.kind == "features" else divergence
         return torch.stack([distance(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
 
@@ -75,8 +85,11 @@ def divergence(logits: Tensor, target: Tensor) -> Tensor:
     return F.kl_div(logits.log_softmax(-1), target.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
-def find_lines(mask: Tensor, *, smallest: int = 8) -> list[Window]:
-    """The lines of a text mask (H, W), largest first: its glyphs grown sideways until they touch, boxes wider than high."""
+def find_lines(mask: Tensor, *, smallest: int = 16) -> list[Window]:
+    """The lines of a text mask (H, W), largest first: its glyphs grown sideways until they touch, boxes wider than high.
+
+    Lines below `smallest` pixels are left out: four LR pixels and less cannot be read, only invented.
+    """
     text = (mask.detach().float().cpu().numpy() > 0.5).astype(np.uint8)
     if not text.any():
         return []
@@ -102,6 +115,12 @@ def cut(image: Tensor, window: Window) -> Tensor:
     line = image[:, :, top:bottom, left:right].float()
     size = (HEIGHT, min(WIDEST, max(HEIGHT, width)))
     return F.interpolate(line, size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def soften(line: Tensor, sigma: float) -> Tensor:
+    """A line (1, 3, H, W) under a Gaussian blur."""
+    sigma = max(sigma, 0.05)  # which is none
+    return kornia.filters.gaussian_blur2d(line, (7, 7), (sigma, sigma))
 
 
 def rapidocr_recognizer() -> Path:

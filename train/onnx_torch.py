@@ -62,7 +62,10 @@ def average_pool(a: Attributes, x: Tensor) -> Tensor:
 
 
 def batch_norm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    return F.batch_norm(x, mean, variance, weight, bias, eps=a.get("epsilon", 1e-5))
+    """By hand: F.batch_norm's gradient is wrong on a CPU (PyTorch 2.13) where the gradient it gets lies channels-last."""
+    scale = weight * (variance + a.get("epsilon", 1e-5)).rsqrt()
+    shape = (1, -1, *(1,) * (x.ndim - 2))
+    return x * scale.view(shape) + (bias - mean * scale).view(shape)
 
 
 def slice_(
