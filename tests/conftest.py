@@ -1,4 +1,4 @@
-"""Models that tests share: tiny Kolors, and the compact network with random weights."""
+"""What tests share: tiny Kolors, the compact network with random weights, a small FTSR."""
 
 from __future__ import annotations
 
@@ -29,3 +29,21 @@ def compact() -> TADiSR:
     """The compact network with random weights; do not change it."""
     torch.manual_seed(0)
     return randomize(TADiSR(preset("compact"))).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of the small FTSR."""
+    from small_ftsr import write_pictures
+
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small FTSR, whole, built by this process alone; do not change it."""
+    from small_ftsr import configured
+
+    from train.synthesis.build import build
+
+    return build(configured(pictures, tmp_path_factory.mktemp("made") / "ftsr"), quiet=True)

@@ -1,30 +1,19 @@
-"""FTSR's build: every step with real PP-OCR models, faults of every kind, the same bytes whoever does the work."""
+"""FTSR's build: every step with real PP-OCR models, faults of every kind."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
-import random
-import secrets
-import signal
-import socket
-import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import psutil
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from small_ftsr import FONTS, SAMPLES, configured, digests, line, strokes, write_config
 
 from tadisr import CheckpointError, ConfigError
 from tadisr.image import resize
@@ -40,81 +29,7 @@ from train.synthesis.journal import Journal, read_records
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 ROOT = Path(__file__).parents[1]
-FOLDERS = [Path("/usr/share/fonts") / name for name in ("truetype/liberation", "truetype/wqy", "truetype/dejavu")]
-FONTS = [str(folder) for folder in FOLDERS if folder.is_dir()]
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
-SAMPLES = 6
-MADE = ("gt", "lr", "sr_bicubic", "mask", "shards")
-
-
-def line(text: str, size: int = 40, *, ink: str = "black", paper: str = "white") -> np.ndarray:
-    font = ImageFont.truetype(next(str(p) for p in Path(FONTS[0]).rglob("*-Regular.ttf")), size)
-    left, top, right, bottom = font.getbbox(text)
-    picture = Image.new("RGB", (int(right - left) + 24, int(bottom - top) + 24), paper)
-    ImageDraw.Draw(picture).text((12 - left, 12 - top), text, fill=ink, font=font)
-    return np.asarray(picture)
-
-
-def strokes(text: str, size: int = 40) -> np.ndarray:
-    return 255 - line(text, size)[..., 0]
-
-
-def tables(pictures: Path) -> dict[str, Any]:
-    """Rendered lines and a folder with one good, one broken and one empty picture, on small grounds."""
-    return {
-        "out": "unset",
-        "samples": SAMPLES,
-        "foregrounds": [
-            {"source": {"kind": "rendered", "count": 5, "height": [28, 40], "fonts": FONTS}},
-            {"source": {"kind": "folder", "path": str(pictures)}, "crops": "cut"},
-        ],
-        "backgrounds": [
-            {"source": {"kind": "procedural", "count": 2, "size": 256}},
-            {"source": {"kind": "folder", "path": str(pictures), "name": "grounds"}},
-        ],
-        "filter": {"long_edge": 8},
-        "enhance": {"model": "off"},
-        "compose": {"canvas": 128, "count": [1, 3]},
-        "write": {"shards": True, "per_shard": 4, "train": 0.5},
-        "workers": 0,
-    }
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    page = np.full((200, 420, 3), 235, np.uint8)
-    page[20:84, 20 : 20 + 200] = cv2.resize(line("Harbour", 44), (200, 64))
-    page[110:174, 60 : 60 + 220] = cv2.resize(line("OPEN 24", 44), (220, 64))
-    Image.fromarray(page).save(folder / "a_page.png")
-    data = (folder / "a_page.png").read_bytes()
-    (folder / "b_broken.png").write_bytes(data[: len(data) // 2])
-    Image.fromarray(np.full((160, 200, 3), 90, np.uint8)).save(folder / "c_empty.jpg")
-    return folder
-
-
-def configured(pictures: Path, out: Path, **changes: Any) -> settings.SynthesisConfig:
-    return settings.from_dict(tables(pictures) | {"out": str(out)} | changes)
-
-
-def write_config(folder: Path, pictures: Path, **changes: Any) -> Path:
-    path = folder / "build.yaml"
-    path.write_text(json.dumps(tables(pictures) | changes))  # JSON is YAML
-    return path
-
-
-def digests(out: Path) -> dict[str, str]:
-    """Every file that a build is for, by its bytes."""
-    files = [p for name in MADE for p in (out / name).rglob("*")]
-    files += [out / n for n in ("index.jsonl", "train.txt", "test.txt", "README.md", "quarantine.jsonl", "report.html")]
-    files += [out / "work" / name / "pool.jsonl" for name in ("enhance", "backgrounds")]
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-@pytest.fixture(scope="module")
-def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole build, by this process alone."""
-    return build(configured(pictures, tmp_path_factory.mktemp("made") / "ftsr"), quiet=True)
 
 
 # ---- what is written ------------------------------------------------------------------------------------------------
@@ -288,85 +203,6 @@ def test_a_journal_drops_what_is_not_whole(tmp_path: Path) -> None:
         Journal(path, {"a": 2})
 
 
-def command(config: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "train.synthesis", "build", str(config), "--out", str(out), *more]
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_bytes(made: Path, pictures: Path, tmp_path: Path) -> None:
-    """SIGKILL at random moments, in a pool of two processes; then to the end."""
-    config, out, dice = write_config(tmp_path, pictures, workers=2), tmp_path / "ftsr", random.Random(5)
-    killed = 0
-    for _ in range(6):
-        before, wanted = progress(out), dice.randint(2, 8)
-        process = subprocess.Popen(command(config, out), cwd=ROOT, stderr=subprocess.PIPE)
-        while process.poll() is None and progress(out) < before + wanted:
-            time.sleep(0.01)
-        time.sleep(dice.random() * 0.3)
-        workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-        _, alive = psutil.wait_procs(workers, timeout=30)
-        assert not alive  # no orphans
-        if (out / "index.jsonl").exists():
-            break
-    assert killed >= 3
-    done = subprocess.run(command(config, out), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = digests(out)
-    assert found == digests(made)
-
-
-def progress(out: Path) -> int:
-    return sum(len(read_records(path)) for path in (out / "work").glob("*/journal.jsonl"))
-
-
-RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # else it leaves a busy machine to everybody else
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A head with one core, started as docs/data.md tells: its address, and the environment that has its token."""
-    (tmp_path / "token").write_text(secrets.token_hex(32))
-    environment = {**os.environ, **RAY, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
-    options = [f"--port={port}", "--include-dashboard=false", "--disable-usage-stats"]
-    with (tmp_path / "ray.log").open("w") as log:
-        head = subprocess.Popen([*start, *options], env=environment, stdout=log, stderr=log)
-    until = time.time() + 120
-    while "Ray runtime started" not in (tmp_path / "ray.log").read_text():
-        assert head.poll() is None and time.time() < until, (tmp_path / "ray.log").read_text()
-        time.sleep(0.2)
-    yield f"127.0.0.1:{port}", environment
-    head.terminate()  # `--block` takes the cluster with it; `ray stop` would stop every cluster of the machine
-    head.wait(60)
-
-
-def by_ray(address: str, environment: dict[str, str], pictures: Path, folder: Path) -> Path:
-    config, out = write_config(folder, pictures), folder / "ftsr"
-    done = subprocess.run(
-        command(config, out, "--ray", address), cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray (200 MB) is not installed: pip install ray")
-class TestRay:
-    def test_a_local_one_writes_the_same_bytes(self, made: Path, pictures: Path, tmp_path: Path) -> None:
-        assert digests(by_ray("local", {**os.environ, **RAY}, pictures, tmp_path)) == digests(made)
-
-    def test_a_started_cluster_too(
-        self, cluster: tuple[str, dict[str, str]], made: Path, pictures: Path, tmp_path: Path
-    ) -> None:
-        assert digests(by_ray(*cluster, pictures, tmp_path)) == digests(made)
-
-
 # ---- the steps, each alone ------------------------------------------------------------------------------------------
 
 LINE = ForegroundConfig(source={"kind": "folder"}, crops="line")
@@ -528,20 +364,3 @@ def test_the_configs_are_the_papers(name: str) -> None:
         from train.synthesis.write import border_of
 
         assert (config.samples, border_of(config)) == (50_000, 45_000)
-
-
-@pytest.mark.slow
-def test_the_bench_has_a_row_for_every_step(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write_config(tmp_path, pictures)
-    assert main(["bench", str(config), "--samples", "3", "--json", str(tmp_path / "bench.json")]) == 0
-    rows = json.loads((tmp_path / "bench.json").read_text())["one core"]
-    assert [row["step"] for row in rows] == [
-        "masks",
-        "filter",
-        "enhance",
-        "backgrounds",
-        "compose",
-        "degrade",
-        "shards",
-    ]
-    assert all(row["rate"] > 0 and row["late"] > 0 for row in rows) and "degrade" in capsys.readouterr().out
