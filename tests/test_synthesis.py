@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ from train.synthesis.build import build
 from train.synthesis.config import ComposeConfig, EnhanceConfig, FilterConfig, ForegroundConfig, ReadingConfig
 from train.synthesis.degrade import as_pixels
 from train.synthesis.filter import as_image
-from train.synthesis.journal import Journal, read_records
+from train.synthesis.journal import Journal, read_records, write_lines
+from train.synthesis.step import Step, run
+from train.synthesis.workers import Here
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 ROOT = Path(__file__).parents[1]
@@ -195,12 +199,53 @@ def test_a_journal_drops_what_is_not_whole(tmp_path: Path) -> None:
     path.write_bytes(lines[0] + lines[1].replace(b"records", b"rec0rds") + lines[2] + lines[3][:-4])
     assert read_records(path) == [{"text": "第1"}]
     journal = Journal(path, {"a": 1})
-    assert journal.chunks == {1: [{"text": "第1"}]}
-    journal.add(0, [])
+    assert list(journal.places) == [1] and list(journal.records([1])) == [{"text": "第1"}]
+    journal.add(0, [{"text": "0"}, {"text": "00"}])
+    assert [row["text"] for row in journal.records([0, 1])] == ["0", "00", "第1"]
     journal.close()
-    assert sorted(Journal(path, {"a": 1}).chunks) == [0, 1]
+    assert sorted(Journal(path, {"a": 1}).places) == [0, 1]
     with pytest.raises(ConfigError, match="a was 1, now it is 2"):
         Journal(path, {"a": 2})
+
+
+class Wordy(Step):
+    """A step of which nothing is left but its records, 8 KB each."""
+
+    name = "wordy"
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def chunks(self) -> dict[int, Any]:
+        return {index: index for index in range(self.config.samples)}
+
+    def __call__(self, chunk: Any) -> list[dict[str, Any]]:
+        return [{"sample": chunk, "text": f"{chunk:8192d}"}]
+
+
+def test_records_are_not_kept_in_memory(pictures: Path, tmp_path: Path) -> None:
+    """2,000 of them, made, found again by a second run, and written to a file in order: 16 MB, a small part at a time."""
+    step = Wordy(config=configured(pictures, tmp_path, samples=2000))
+    run(dataclasses.replace(step, config=configured(pictures, tmp_path / "first", samples=2)), Here(), quiet=True)
+    tracemalloc.start()
+    for _ in range(2):
+        records = run(step, Here(), quiet=True)
+        write_lines(tmp_path / "all.jsonl", records)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "all.jsonl").stat().st_size > 2000 * 8192 and peak < 3e6
+    assert [record["sample"] for record in records] == list(range(2000))
+
+
+def test_a_pool_is_read_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "enhance" / "pool.jsonl"
+    write_lines(path, [{"id": "一"}, {"id": "two"}])
+    pool = compose.read_pool(path)
+    assert [pool[index]["id"] for index in (1, 0)] == ["two", "一"] and len(pool) == 2
+    write_lines(path, [])
+    os.utime(path, (1, 1))
+    with pytest.raises(ConfigError, match="enhance kept nothing"):
+        compose.read_pool(path)
 
 
 # ---- the steps, each alone ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tadisr.ocr import Reader
@@ -56,8 +57,8 @@ class Backgrounds(Step):
             return {**record, "status": "dropped", "reason": "text", "why": "reads " + ", ".join(map(repr, words[:5]))}
         return {**record, "status": "kept", "reason": None}
 
-    def write_pool(self, records: list[Record]) -> None:
-        write_lines(self.pool, [record for record in records if record["status"] == "kept"])
+    def write_pool(self, records: Iterable[Record]) -> None:
+        write_lines(self.pool, (record for record in records if record["status"] == "kept"))
 
     @property
     def pool(self) -> Any:

@@ -26,7 +26,7 @@ from .config import SynthesisConfig
 from .degrade import Degrade
 from .enhance import Enhance
 from .filter import Filter
-from .journal import Record, write_bytes, write_lines
+from .journal import Record, Records, write_bytes, write_lines
 from .masks import Masks
 from .report import write_report
 from .step import Step, redo, run
@@ -150,14 +150,15 @@ class Steps:
         out = Path(config.out)
 
         pictures = run(self.masks, workers, quiet=quiet)
-        counts.update({"text pictures": len(pictures), "broken text pictures": broken(pictures)})
-        quarantine(out, pictures, [])
+        found = Counter(picture["status"] for picture in pictures)
+        counts.update({"text pictures": found.total(), "broken text pictures": found["broken"]})
+        quarantine(out, pictures)
         if done < 1:
             return False
         fine = tuple(record for record in pictures if record["status"] == "ok")
         crops = run(dataclasses.replace(self.filter, pictures=fine), workers, quiet=quiet)
         kept = tuple(crop for crop in crops if crop["status"] == "kept")
-        counts.update({"text crops": len(crops), "text crops kept": len(kept)})
+        counts.update({"text crops": sum(1 for _ in crops), "text crops kept": len(kept)})
         if done < 2:
             return False
         enhance = dataclasses.replace(self.enhance, crops=kept)
@@ -168,32 +169,29 @@ class Steps:
             return False
         grounds = run(self.backgrounds, workers, quiet=quiet)
         self.backgrounds.write_pool(grounds)
-        counts.update({"backgrounds": len(grounds), "broken backgrounds": broken(grounds)})
-        counts["backgrounds kept"] = sum(record["status"] == "kept" for record in grounds)
+        found = Counter(ground["status"] for ground in grounds)
+        counts.update({"backgrounds": found.total(), "broken backgrounds": found["broken"]})
+        counts["backgrounds kept"] = found["kept"]
         quarantine(out, pictures, grounds)
         if done < 4:
             return False
-        for name, found in (("text crops", kept), ("backgrounds", counts["backgrounds kept"])):
-            if not found:
+        for name in ("text crops", "backgrounds"):
+            if not counts[f"{name} kept"]:
                 write_report(out)
                 raise ConfigError(f"No {name} were kept: {out}/report.html shows what was dropped and why.")
         composed = run(self.compose, workers, quiet=quiet)
         if done < 5:
             return False
         degraded = run(self.degrade, workers, quiet=quiet)
-        rows = write_index(config, composed, degraded)
+        write_index(config, composed, degraded)
         if config.write.shards and done >= 6:
             run(self.shards, workers, quiet=quiet)
-        write_card(config, self.given, rows, dict(counts))
+        write_card(config, self.given, dict(counts))
         return True
 
 
-def broken(records: list[Record]) -> int:
-    return sum(record["status"] == "broken" for record in records)
-
-
-def quarantine(out: Path, pictures: list[Record], grounds: list[Record]) -> None:
+def quarantine(out: Path, *found: Records) -> None:
     """`quarantine.jsonl`: the pictures that could not be used, and why."""
     names = ("foreground", "background", "index", "key", "reason")
-    rows = [{n: r[n] for n in names if n in r} for r in (*pictures, *grounds) if r["status"] == "broken"]
-    write_lines(out / "quarantine.jsonl", rows)
+    bad = (record for records in found for record in records if record["status"] == "broken")
+    write_lines(out / "quarantine.jsonl", ({n: r[n] for n in names if n in r} for r in bad))

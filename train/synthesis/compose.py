@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from tadisr.errors import ConfigError
 from .backgrounds import Backgrounds
 from .config import ComposeConfig, to_dict
 from .enhance import Enhance
-from .journal import Record, read_lines
+from .journal import Record
 from .step import Pixels, Step, after, read_gray, read_pixels, source_of, write_png
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -91,16 +92,34 @@ class Compose(Step):
         return [self.folder, self.out / "gt", self.out / "mask"]
 
 
+class Pool:
+    """A file of crops or backgrounds, one a line, read as they are drawn: those of a full build are hundreds of MB, and
+    every worker draws from them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self.places = np.cumsum([0, *map(len, file)])
+
+    def __len__(self) -> int:
+        return len(self.places) - 1
+
+    def __getitem__(self, index: int) -> Record:
+        with self.path.open("rb") as file:
+            file.seek(self.places[index])
+            return json.loads(file.readline())
+
+
 @lru_cache(maxsize=4)
-def _pool(path: Path, version: int) -> list[Record]:
-    return read_lines(path)
+def _pool(path: Path, version: int) -> Pool:
+    return Pool(path)
 
 
-def read_pool(path: Path) -> list[Record]:
-    records = _pool(path, path.stat().st_mtime_ns)
-    if not records:
+def read_pool(path: Path) -> Pool:
+    pool = _pool(path, path.stat().st_mtime_ns)
+    if not len(pool):
         raise ConfigError(f"{path.parent.name} kept nothing: see the report for what was dropped and why.")
-    return records
+    return pool
 
 
 def turn(count: int, seed: int, index: int) -> int:

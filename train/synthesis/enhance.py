@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -65,10 +66,10 @@ class Enhance(Step):
     def pool(self) -> Path:
         return self.folder / "pool.jsonl"
 
-    def write_pool(self, records: list[Record]) -> None:
+    def write_pool(self, records: Iterable[Record]) -> None:
         """All crops that compositions draw from, with what was read in them."""
         by_id = {crop["id"]: crop for crop in self.crops}
-        write_lines(self.pool, [{**by_id[record["id"]], **record} for record in records])
+        write_lines(self.pool, ({**by_id[record["id"]], **record} for record in records))
 
 
 def enhance(picture: Pixels, mask: Pixels, config: EnhanceConfig, device: str) -> tuple[Pixels, Pixels, int]:

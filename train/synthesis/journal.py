@@ -9,6 +9,10 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +25,56 @@ Record = dict[str, Any]
 class Journal:
     """`settings` say what the records depend on: a journal of others is refused.
 
-    Raises ConfigError naming what differs.
+    Records stay in the file: what is kept of a chunk is where its line begins. Raises ConfigError naming what differs.
     """
 
     def __init__(self, path: Path, settings: Record) -> None:
         self.path = path
-        self.chunks: dict[int, list[Record]] = {}
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        good = [line for line in lines if _read(line) is not None]
-        entries = [json.loads(line[9:]) for line in good]
-        if entries and "settings" in entries[0]:
-            _compare(path, entries[0]["settings"], settings)
-            self.chunks = {entry["chunk"]: entry["records"] for entry in entries[1:]}
-        if not entries or "settings" not in entries[0]:
-            good, self.chunks = [_line({"settings": settings})], {}
-        if good != lines:
-            write_atomic(path, lambda temporary: write_synced(Path(temporary), b"".join(good)))
+        self.places: dict[int, int] = {}
+        if path.exists():
+            _mend(path)
+        entries = _entries(path)
+        _, head = next(entries, (0, {}))
+        if "settings" in head:
+            _compare(path, head["settings"], settings)
+            self.places = {entry["chunk"]: place for place, entry in entries}
+        else:
+            write_bytes(path, _line({"settings": settings}))
         self.file = path.open("ab")
 
     def add(self, chunk: int, records: list[Record]) -> None:
-        """Records as they will be read again. On return they are on the disk."""
+        """On return they are on the disk."""
+        place = self.file.tell()
         self.file.write(_line({"chunk": chunk, "records": records}))
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.chunks[chunk] = records
+        self.places[chunk] = place
+
+    def records(self, chunks: Iterable[int]) -> Records:
+        """Of these chunks, in this order."""
+        return Records(self.path, array("q", (self.places[chunk] for chunk in chunks)))
 
     def close(self) -> None:
         self.file.close()
 
 
+@dataclass(frozen=True)
+class Records:
+    """Records of a journal, read each time one goes through them."""
+
+    path: Path
+    places: array[int]
+
+    def __iter__(self) -> Iterator[Record]:
+        with self.path.open("rb") as file:
+            for place in self.places:
+                file.seek(place)
+                yield from json.loads(file.readline()[9:])["records"]
+
+
 def read_records(path: Path) -> list[Record]:
     """What a journal holds, in order, whoever is writing to it; nothing where there is none."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    entries = [json.loads(line[9:]) for line in lines if _read(line) is not None]
-    chunks = {entry["chunk"]: entry["records"] for entry in entries if "chunk" in entry}
+    chunks = {entry["chunk"]: entry["records"] for _, entry in _entries(path) if "chunk" in entry}
     return [record for key in sorted(chunks) for record in chunks[key]]
 
 
@@ -70,14 +90,22 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda temporary: write_synced(Path(temporary), data))
 
 
-def write_lines(path: Path, records: list[Record]) -> None:
+def write_lines(path: Path, records: Iterable[Record]) -> None:
     """JSON lines, whole or none."""
-    write_bytes(path, b"".join(json.dumps(r, ensure_ascii=False, sort_keys=True).encode() + b"\n" for r in records))
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            for record in records:
+                file.write(json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    write_atomic(path, write)
 
 
-def read_lines(path: Path) -> list[Record]:
+def read_lines(path: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        yield from map(json.loads, file)
 
 
 def _line(entry: Record) -> bytes:
@@ -89,6 +117,32 @@ def _read(line: bytes) -> bytes | None:
     """A line's body where its checksum holds."""
     body = line[9:-1]
     return body if line.endswith(b"\n") and line[:9] == b"%08x " % zlib.crc32(body) else None
+
+
+def _entries(path: Path) -> Iterator[tuple[int, Record]]:
+    """Where each whole line begins, and what it says."""
+    place = 0
+    with path.open("rb") if path.exists() else BytesIO() as file:
+        for line in file:
+            body = _read(line)
+            if body is not None:
+                yield place, json.loads(body)
+            place += len(line)
+
+
+def _mend(path: Path) -> None:
+    """Drop lines that are not whole."""
+    with path.open("rb") as file:
+        if all(_read(line) is not None for line in file):
+            return
+
+    def write(temporary: str) -> None:
+        with path.open("rb") as old, open(temporary, "wb") as new:
+            new.writelines(line for line in old if _read(line) is not None)
+            new.flush()
+            os.fsync(new.fileno())
+
+    write_atomic(path, write)
 
 
 def _compare(path: Path, found: Record, expected: Record) -> None:

@@ -86,10 +86,9 @@ def write_report(out: Path) -> Path:
     """`report.html`, pictures and all in the one file."""
     found = find(out)
     index = out / "index.jsonl"
-    rows = read_lines(index) if index.exists() else []
-    splits = Counter(row["split"] for row in rows)
+    splits = Counter(row["split"] for row in read_lines(index)) if index.exists() else Counter[str]()
     head = (
-        f"{len(rows)} samples, {splits['train']} train and {splits['test']} test" if rows
+        f"{splits.total()} samples, {splits['train']} train and {splits['test']} test" if splits
         else f"not whole yet: {len(found.composed)} of {found.config.samples} samples composed"
     )  # fmt: skip
     c = found.config

@@ -23,7 +23,7 @@ from tadisr.errors import CheckpointError, ConfigError
 from ..data.sources import Source, SourceError, open_source
 from . import workers as pool_of
 from .config import SynthesisConfig, digest
-from .journal import Journal, Record, write_bytes
+from .journal import Journal, Record, Records, write_bytes
 from .workers import Workers
 
 Pixels = NDArray[np.uint8]
@@ -82,12 +82,12 @@ class Step:
         return f"cuda:{pool_of.RANK % torch.cuda.device_count()}"
 
 
-def run(step: Step, workers: Workers, *, quiet: bool = False) -> list[Record]:
+def run(step: Step, workers: Workers, *, quiet: bool = False) -> Records:
     """Do what is left of a step; all its records, in order."""
     chunks = step.chunks()
     journal = Journal(step.folder / "journal.jsonl", step.settings())
     try:
-        left = {k: chunk for k, chunk in chunks.items() if not finished(step, journal.chunks.get(k), chunk)}
+        left = {k: chunk for k, chunk in chunks.items() if not finished(step, journal, k, chunk)}
         for part in (p for folder in step.output() if folder.is_dir() and left for p in folder.rglob(".*.part")):
             part.unlink(missing_ok=True)  # a killed run's
         share = step.config.on_device if step.on_device and step.config.device != "cpu" else None
@@ -98,17 +98,18 @@ def run(step: Step, workers: Workers, *, quiet: bool = False) -> list[Record]:
         )  # fmt: skip
         with bar:
             for key, records in workers.map(step, left, on_device=share):
-                journal.add(key, json.loads(json.dumps(records)))
+                journal.add(key, records)
                 bar.update()
-        return [record for key in chunks for record in journal.chunks[key]]
+        return journal.records(chunks)
     finally:
         journal.close()
 
 
-def finished(step: Step, records: list[Record] | None, chunk: Any) -> bool:
-    if records is None or not step.covers(records, chunk):
+def finished(step: Step, journal: Journal, key: int, chunk: Any) -> bool:
+    if key not in journal.places:
         return False
-    return all(path.is_file() for record in records for path in step.files(record))
+    records = list(journal.records([key]))
+    return step.covers(records, chunk) and all(path.is_file() for record in records for path in step.files(record))
 
 
 def redo(steps: Iterable[Step], name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 from tadisr.errors import ConfigError
 
 from .config import SynthesisConfig, to_dict
-from .journal import Record, write_bytes, write_lines
+from .journal import Record, read_lines, write_bytes, write_lines
 from .step import Step, after, groups, source_of
 
 MEMBERS = ("gt", "lr", "mask")  # of a sample in a shard: sr_bicubic is made of lr
@@ -80,29 +81,26 @@ def border_of(config: SynthesisConfig) -> int:
     return round(config.samples * config.write.train)
 
 
-def write_index(config: SynthesisConfig, composed: list[Record], degraded: list[Record]) -> list[Record]:
-    """`index.jsonl`, one sample a line in order, and the lists of the split. Returns the rows."""
-    out, border, rows = Path(config.out), border_of(config), []
-    for one, two in zip(composed, degraded, strict=True):
-        if one["sample"] != two["sample"]:
-            raise ConfigError(f"{out} holds another sample {two['sample']} than was composed: --redo degrade.")
-        row = {name: one[name] for name in ("seed", "background", "foregrounds")}
-        split = "train" if one["sample"] < border else "test"
-        degradation = {"preset": config.degrade.preset, "tools": config.degrade.tools, "psnr": two["psnr"]}
-        rows.append(
-            {
-                "id": f"{one['sample'] + 1:07d}",
-                "split": split,
-                **row,
-                "degradation": degradation,
-                "sha256": two["sha256"],
-            }
-        )
-    write_lines(out / "index.jsonl", rows)
-    for split in ("train", "test"):
-        names = "".join(f"{row['id']}.png\n" for row in rows if row["split"] == split)
-        write_bytes(out / f"{split}.txt", names.encode())
-    return rows
+def write_index(config: SynthesisConfig, composed: Iterable[Record], degraded: Iterable[Record]) -> None:
+    """`index.jsonl`, one sample a line in order, and the lists of the split."""
+    out, border = Path(config.out), border_of(config)
+    samples = zip(composed, degraded, strict=True)
+    write_lines(out / "index.jsonl", (row_of(config, one, two) for one, two in samples))
+    for split, part in (("train", range(border)), ("test", range(border, config.samples))):
+        write_bytes(out / f"{split}.txt", "".join(f"{index + 1:07d}.png\n" for index in part).encode())
+
+
+def row_of(config: SynthesisConfig, composed: Record, degraded: Record) -> Record:
+    """A sample's line of the index."""
+    if composed["sample"] != degraded["sample"]:
+        raise ConfigError(f"{config.out} holds another sample {degraded['sample']} than was composed: --redo degrade.")
+    return {
+        "id": f"{composed['sample'] + 1:07d}",
+        "split": "train" if composed["sample"] < border_of(config) else "test",
+        **{name: composed[name] for name in ("seed", "background", "foregrounds")},
+        "degradation": {"preset": config.degrade.preset, "tools": config.degrade.tools, "psnr": degraded["psnr"]},
+        "sha256": degraded["sha256"],
+    }
 
 
 def portable(config: SynthesisConfig) -> Record:
@@ -113,25 +111,25 @@ def portable(config: SynthesisConfig) -> Record:
     return table
 
 
-def write_card(config: SynthesisConfig, given: SynthesisConfig, rows: list[Record], counts: Record) -> None:
+def write_card(config: SynthesisConfig, given: SynthesisConfig, counts: Record) -> None:
     """`README.md`: what the data set is, what it was made of, whose terms to mind; `config.yaml` as it was given."""
     out = Path(config.out)
     sources = [source_of(s.source) for s in (*config.foregrounds, *config.backgrounds)]
     terms = "\n".join(f"| {s.name} | {s.kind} | {s.licence} |" for s in dict.fromkeys(sources))
-    splits = Counter(row["split"] for row in rows)
-    shared = overlap(rows)
+    border = border_of(config)
+    shared = overlap(read_lines(out / "index.jsonl"))
     kept = "\n".join(f"| {name} | {value} |" for name, value in counts.items())
     canvas = config.compose.canvas
     text = f"""\
 ---
 task_categories: [image-to-image, image-segmentation]
 tags: [super-resolution, text, ocr, ftsr]
-size_categories: [{size_category(len(rows))}]
+size_categories: [{size_category(config.samples)}]
 ---
 # FTSR: full-image text super-resolution
 
-{len(rows)} triplets of an LR picture, its HR picture and the mask of its text, {splits["train"]} to train and
-{splits["test"]} to test; made by `python -m train.synthesis build config.yaml` of comfyui-tadisr after Sec. 3.5 of the
+{config.samples} triplets of an LR picture, its HR picture and the mask of its text, {border} to train and
+{config.samples - border} to test; made by `python -m train.synthesis build config.yaml` of comfyui-tadisr after Sec. 3.5 of the
 TADiSR paper, seed {config.seed}.
 
 | folder | holds |
@@ -164,16 +162,18 @@ sample has too.
     write_bytes(out / "config.yaml", yaml.safe_dump(portable(given), sort_keys=False, allow_unicode=True).encode())
 
 
-def overlap(rows: list[Record]) -> dict[str, int]:
-    """Test samples that share a background picture, or any crop, with a training sample."""
-    train = [row for row in rows if row["split"] == "train"]
-    grounds = {(row["background"]["source"], row["background"]["key"]) for row in train}
-    crops = {f["id"] for row in train for f in row["foregrounds"]}
-    test = [row for row in rows if row["split"] == "test"]
-    return {
-        "backgrounds": sum((row["background"]["source"], row["background"]["key"]) in grounds for row in test),
-        "foregrounds": sum(any(f["id"] in crops for f in row["foregrounds"]) for row in test),
-    }
+def overlap(rows: Iterable[Record]) -> Counter[str]:
+    """Test samples that share a background picture, or any crop, with a training sample. Those that train come first."""
+    grounds, crops, shared = set[tuple[str, str]](), set[str](), Counter[str]()
+    for row in rows:
+        ground, ids = (row["background"]["source"], row["background"]["key"]), {f["id"] for f in row["foregrounds"]}
+        if row["split"] == "train":
+            grounds.add(ground)
+            crops |= ids
+        else:
+            shared["backgrounds"] += ground in grounds
+            shared["foregrounds"] += not ids.isdisjoint(crops)
+    return shared
 
 
 def size_category(count: int) -> str:
