@@ -113,10 +113,16 @@ def test_bts(tmp_path: Path, ending: str) -> None:
     for part, name in (("TRAIN", "1_0002"), ("TRAIN", "1_0001"), ("VAL", "2_0001")):
         write(tmp_path / part / "image" / f"{name}.jpg", picture(3))
         write(tmp_path / part / "semantic_label" / f"{name}{ending}.png", mask(0, 255))
+    (tmp_path / "TRAIN" / "annotation").mkdir()
+    (tmp_path / "TRAIN" / "annotation" / "1_0001.json").write_text("[]")
+    (tmp_path / "TRAIN" / "image" / "1_0001.txt").write_text("no label")
     source = open_source("bts", tmp_path)
     assert [source.key(i) for i in range(3)] == ["TRAIN/1_0001", "TRAIN/1_0002", "VAL/2_0001"]
     item = source[2]
     assert item.mask is not None and item.mask[0, :3].tolist() == [0, 255, 0]
+    assert {source[i].label for i in range(3)} == {
+        None
+    }  # pictures and masks are what is known of it; other folders and files are left alone
     assert len(open_source("bts", tmp_path, split="VAL")) == len(open_source("bts", tmp_path / "VAL")) == 1
 
 
@@ -285,6 +291,8 @@ def test_sources_pickle_and_index_like_lists(tmp_path: Path) -> None:
 
 def test_wrong_requests_are_refused_in_one_sentence(tmp_path: Path) -> None:
     assert set(KINDS) == set(LICENCES)
+    foreign = {"lsdir", "ctr", "ctr-derived", "textseg", "bts", "real-ce"}
+    assert {kind for kind in KINDS if "see the owners' page" in LICENCES[kind]} == foreign
     for kind, path, options, said in (
         ("cifar", tmp_path, {}, "no kind of source 'cifar'"),
         ("folder", None, {}, "needs a path"),

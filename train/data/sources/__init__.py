@@ -17,15 +17,16 @@ from .rendered import Procedural, RenderedLines
 
 __all__ = ["KINDS", "LICENCES", "Entry", "Files", "Item", "Source", "SourceError", "open_source"]
 
-# What the owners say of use; their own pages count, not this table.
+# What is known of the owners' terms. Where their text has not been read for this table it says so; their pages count.
+UNREAD = "see the owners' page, its text was not verified here"
 LICENCES = {
     "folder": "whatever the pictures' owner allows",
-    "lsdir": "for academic research; the pictures stay their photographers' (collected from Flickr)",
-    "ctr": "for academic research; made of RCTW, ReCTS, LSVT, ArT, CTW (scenes) and MTWI (web), each with terms of its own",
-    "ctr-derived": "as CTR, from which the crops are",
-    "textseg": "for non-commercial research, on request to its owners",
-    "bts": "for academic use, after signing its owners' agreement",
-    "real-ce": "for academic research only",
+    "lsdir": f"said to be for academic research, the pictures their photographers' (from Flickr); {UNREAD}",
+    "ctr": f"said to be for research; made of RCTW, ReCTS, LSVT, ArT, CTW (scenes) and MTWI (web), each with terms of its own; {UNREAD}",
+    "ctr-derived": f"as CTR, from which the crops are; {UNREAD}",
+    "textseg": f"said to be for non-commercial research, on request; {UNREAD}",
+    "bts": f"said to be for academic use, after signing an agreement; {UNREAD}",
+    "real-ce": f"said to be for academic research only; {UNREAD}",
     "rendered": "none needed, beyond the fonts' and the photographs' own",
     "procedural": "none needed",
 }
