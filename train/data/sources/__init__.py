@@ -22,7 +22,7 @@ UNREAD = "see the owners' page, its text was not verified here"
 LICENCES = {
     "folder": "whatever the pictures' owner allows",
     "lsdir": f"said to be for academic research, the pictures their photographers' (from Flickr); {UNREAD}",
-    "ctr": f"said to be for research; made of RCTW, ReCTS, LSVT, ArT, CTW (scenes) and MTWI (web), each with terms of its own; {UNREAD}",
+    "ctr": f"said to be for research; made of RCTW, ReCTS, LSVT, ArT, CTW and MTWI, each with its own terms; {UNREAD}",
     "ctr-derived": f"as CTR, from which the crops are; {UNREAD}",
     "textseg": f"said to be for non-commercial research, on request; {UNREAD}",
     "bts": f"said to be for academic use, after signing an agreement; {UNREAD}",
