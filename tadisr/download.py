@@ -24,6 +24,7 @@ KOLORS_LICENCE = (
     "Kolors' own model licence (MODEL_LICENSE of Kwai-Kolors/Kolors): research is free, commercial use needs a "
     "registration with Kuaishou."
 )
+BASE = "Give this folder as --base; in ComfyUI it belongs into models/diffusers."
 RELEASE_LICENCE = "code MIT; the weights for research, and under their base's licence too"
 
 
@@ -37,6 +38,7 @@ class Source:
     default: tuple[str, ...]  # parts fetched unless others are asked for
     digests: dict[str, str]  # published sha256 by file
     after: str  # what to do with the files
+    folder: str = "."  # where they go unless --to says otherwise
 
 
 SOURCES = {
@@ -53,7 +55,22 @@ SOURCES = {
         },
         default=("unet", "vae"),
         digests={},
-        after="Give this folder as --base; in ComfyUI it belongs into models/diffusers.",
+        after=BASE,
+        folder="Kolors",
+    ),
+    "cogview4": Source(
+        repo="zai-org/CogView4-6B",
+        licence="Apache-2.0",
+        parts={
+            "transformer": ("transformer/config.json", "transformer/*.safetensors", "transformer/*.index.json"),
+            "vae": ("vae/config.json", "vae/*.safetensors"),
+            "text_encoder": ("text_encoder/config.json", "text_encoder/*.safetensors", "text_encoder/*.index.json"),
+            "tokenizer": ("tokenizer/*",),
+        },
+        default=("transformer", "vae"),
+        digests={},
+        after=BASE,
+        folder="CogView4-6B",
     ),
     "kolors-release": Source(
         repo="huqiming513/TADiSR-Models",

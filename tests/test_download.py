@@ -20,6 +20,7 @@ from tadisr.cli import main
 KOLORS = "Kwai-Kolors/Kolors-diffusers"
 RELEASE = "huqiming513/TADiSR-Models"
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
+STEMS = {"transformer": "diffusion_pytorch_model", "text_encoder": "model"}
 ROOT = Path(__file__).parents[1]
 
 
@@ -77,6 +78,23 @@ def test_other_parts(hub: Hub, tmp_path: Path) -> None:
     assert written(tmp_path) == {
         n for n in FILES if n.startswith(("text_encoder/", "tokenizer/")) and not n.endswith(".bin")
     }
+
+
+def test_cogview4s_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout of CogView4-6B: shards without a variant's name; into a folder of its name where none is given."""
+    shards = [f"{part}/{stem}-0000{i}-of-00002.safetensors" for part, stem in STEMS.items() for i in (1, 2)]
+    indices = [f"{part}/{stem}.safetensors.index.json" for part, stem in STEMS.items()]
+    large = [*shards, "vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json"]
+    small = [*indices, *(f"{part}/config.json" for part in (*STEMS, "vae")), "tokenizer/tokenizer_config.json"]
+    files = {name: noise(9_000, i) for i, name in enumerate(large)} | dict.fromkeys([*small, "model_index.json"], b"{}")
+    monkeypatch.chdir(tmp_path)
+    with Hub({"zai-org/CogView4-6B": files}) as hub:
+        command = ["download", "cogview4", "--endpoint", hub.url, "--yes"]
+        assert main(command) == 0
+        base = {name for name in files if name.startswith(("transformer/", "vae/"))}
+        assert written(tmp_path / "CogView4-6B") == base
+        assert main([*command, "--parts", "text_encoder", "tokenizer"]) == 0
+    assert written(tmp_path / "CogView4-6B") == files.keys() - {"model_index.json"}
 
 
 def test_what_is_there_is_not_fetched_again(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,14 +16,16 @@ SHIPPED = "compact"
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
-    command = commands.add_parser("download", help="fetch Kolors or the authors' release from the hub")
+    command = commands.add_parser("download", help="fetch Kolors, CogView4 or the authors' releases from the hub")
     command.add_argument("what", choices=[*download.SOURCES, SHIPPED], help="compact ships with the pack")
     command.add_argument(
-        "--to", type=Path, metavar="DIR", help="folder (default: Kolors for kolors, else the current one)"
-    )
+        "--to", type=Path, metavar="DIR",
+        help="folder (default: Kolors for kolors, CogView4-6B for cogview4, else the current one)",
+    )  # fmt: skip
     command.add_argument(
-        "--parts", nargs="+", metavar="PART", help="of kolors: unet vae text_encoder tokenizer (default unet vae)"
-    )
+        "--parts", nargs="+", metavar="PART",
+        help="of kolors: unet vae text_encoder tokenizer (default unet vae); of cogview4: transformer instead of unet",
+    )  # fmt: skip
     command.add_argument("--endpoint", metavar="URL", help="a mirror of the hub (default: HF_ENDPOINT, or the hub)")
     command.add_argument("--repo", metavar="OWNER/NAME", help="another repository with the same files")
     command.add_argument("--yes", action="store_true", help="do not ask")
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.what == SHIPPED:
         return copy_compact(arguments.to)
     source = download.SOURCES[arguments.what]
-    folder = arguments.to or Path("Kolors" if arguments.what == "kolors" else ".")
+    folder = arguments.to or Path(source.folder)
     unknown = [part for part in arguments.parts or () if part not in source.parts]
     if unknown:
         raise TADiSRError(f"{arguments.what} has no part {unknown[0]!r}; known are {', '.join(source.parts)}.")
