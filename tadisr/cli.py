@@ -83,7 +83,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 if a picture failed, 2 for wrong arguments, 130 when interrupted."""
     arguments = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)  # ours alone: the hub's library logs every request
     try:
         return arguments.run(arguments)
     except TADiSRError as error:
