@@ -37,9 +37,11 @@ class TADiSREncodePrompt(io.ComfyNode):
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    default=PromptConfig.text,
-                    tooltip="What the model is to make of every picture. Adapters on Kolors are trained with the default. "
-                    "Empty: the prompt of the encoder's own adapters, for CogView4 the longer one of the authors.",
+                    default="",
+                    placeholder="empty: the prompt with which adapters on this encoder's base are trained",
+                    tooltip="What the model is to make of every picture. Empty: the prompt with which adapters on this "
+                    "encoder's base are trained, for Kolors 'best quality,highres,extremely detailed,text', for CogView4 a "
+                    "longer one.",
                 ),
                 io.String.Input(
                     "word",
@@ -63,7 +65,9 @@ class TADiSREncodePrompt(io.ComfyNode):
             ],
             outputs=[
                 bridge.Prompt.Output(
-                    "tadisr_prompt", display_name="prompt", tooltip="For TADiSR Denoise. Load it later with Load TADiSR Prompt."
+                    "tadisr_prompt",
+                    display_name="prompt",
+                    tooltip="For Load TADiSR Adapter or TADiSR Denoise. Load it later with Load TADiSR Prompt.",
                 )
             ],
             hidden=[io.Hidden.unique_id],

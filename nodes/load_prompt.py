@@ -24,7 +24,11 @@ class TADiSRLoadPrompt(io.ComfyNode):
                     tooltip="A prompt file in models/tadisr, made by TADiSR Encode Prompt or python -m tadisr prompt.",
                 )
             ],
-            outputs=[bridge.Prompt.Output("tadisr_prompt", display_name="prompt", tooltip="For TADiSR Denoise.")],
+            outputs=[
+                bridge.Prompt.Output(
+                    "tadisr_prompt", display_name="prompt", tooltip="For Load TADiSR Adapter or TADiSR Denoise."
+                )
+            ],
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tadisr import TADiSR, adapter, presets, stages
 from tadisr.cogview4 import glm as cogview4_glm
 from tadisr.config import LoRAConfig
 from tadisr.image import read_image
+from tadisr.kolors import chatglm as kolors_glm
 from tadisr.kolors.base import load_base
 from tadisr.kolors.chatglm import encode_prompt
 from tadisr.lora import add_lora
@@ -72,14 +74,21 @@ def test_encoded_and_kept(comfy: Comfy, files: Path, name: str) -> None:
     assert steps[-1] == (3, 3)
 
 
-def test_cogview4s_encoder_with_the_prompt_of_its_adapters(comfy: Comfy, files: Path) -> None:
-    asked = encode(text_encoder="CogView4/text_encoder", prompt="", word="text", name="cogview4")
+@pytest.mark.parametrize(
+    ("folder", "encoder"), [("KolorsText", kolors_glm), ("CogView4", cogview4_glm)], ids=["kolors", "cogview4"]
+)
+def test_a_new_node_encodes_the_prompt_of_the_encoders_own_adapters(
+    comfy: Comfy, files: Path, folder: str, encoder: ModuleType
+) -> None:
+    spec = comfy.get("/object_info/TADiSREncodePrompt")["TADiSREncodePrompt"]["input"]["required"]
+    new = {name: spec[name][1]["default"] for name in ("prompt", "word")}
+    asked = encode(text_encoder=f"{folder}/text_encoder", name=folder, **new)
     result = comfy.run(asked)
     assert result.last == "execution_success", result.error or result.body
-    path = files / "tadisr" / "cogview4.safetensors"
+    path = files / "tadisr" / f"{folder}.safetensors"
     kept = read_prompt(path)
-    assert kept.text == presets.COGVIEW4_PROMPT and kept.pooled is None
-    assert kept.same(cogview4_glm.encode_prompt(files / "diffusers" / "CogView4"))
+    assert kept.text == encoder.TEXT and (kept.pooled is None) == (encoder is cogview4_glm)
+    assert kept.same(encoder.encode_prompt(files / "diffusers" / folder))
     made = path.stat().st_mtime_ns
     asked["prompt"]["inputs"]["overwrite"] = True  # asked in other words for the same: it is not encoded again
     assert comfy.run(asked).last == "execution_success" and path.stat().st_mtime_ns == made
