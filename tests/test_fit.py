@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partialmethod
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from tadisr import ConfigError, TADiSR, adapter
 from tadisr.errors import TADiSRError
 from tadisr.kolors.base import load_base
 from train import settings
-from train.build import build_model
+from train.build import build_model, build_optimizer
 from train.fit import fit, main
+from train.memory import need
 from train.schedule import EMA, Watch, learning_rate
 from train.settings import FitConfig
 
@@ -249,12 +251,36 @@ def test_a_loss_that_leaps_stops_too() -> None:
     assert "leapt" in str(Watch(10.0, watch.state()).problem(40.0))
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
         fit(config(tmp_path / "run", "optimizer=adamw8bit"))
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install -e '.[cuda]'")
+def test_8_bit_adamw_trains_and_resumes(tmp_path: Path) -> None:
+    """Its moments are a quarter of AdamW's and counted as they are; two steps and two more are four; the losses are near."""
+    options = ["ema=0", "data.workers=0", "schedule=constant", "panel=1", "optimizer=adamw8bit"]
+    whole, parts = config(tmp_path / "whole", *options, "steps=4"), config(tmp_path / "parts", *options, "steps=4")
+    fit(config(tmp_path / "parts", *options, "steps=2"))
+    one, other = (load_file(fit(run) / "model.safetensors") for run in (whole, parts))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    states = build_optimizer(whole, (model := build_model(whole)))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    states.step()
+    held = {id(t): t.nbytes for state in states.state.values() for t in state.values() if torch.is_tensor(t)}
+    assert need(whole).optimizer == pytest.approx(sum(held.values()), rel=0.01)
+    plain = fit(config(tmp_path / "plain", *options[:-1], "steps=4"))
+    logs = [
+        [row.split(",") for row in (out / "log.csv").read_text().splitlines()] for out in (tmp_path / "whole", plain)
+    ]
+    total = logs[0][0].index("total")
+    assert [float(row[total]) for row in logs[0][1:]] == pytest.approx(
+        [float(row[total]) for row in logs[1][1:]], rel=0.1
+    )
+
+
 @pytest.mark.slow
 def test_compiled_it_is_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced whole by dynamo and autograd; the code generator behind them is torch's own affair."""

@@ -40,7 +40,7 @@ def test_what_saves_memory_is_seen_to() -> None:
     assert checkpointed.activations + checkpointed.block < plain.activations and checkpointed.block > 0
     large, half = need("data.crop=128"), need("data.crop=128", "precision=bf16")  # large, for weights are cast and kept
     assert 0.5 * large.activations < half.activations < 0.95 * large.activations
-    assert eight.optimizer * 4 == plain.optimizer
+    assert 0.25 * plain.optimizer < eight.optimizer < 0.3 * plain.optimizer  # small tensors stay as they are
     assert need("batch=4").activations == pytest.approx(2 * plain.activations, rel=0.05)
 
 
@@ -53,5 +53,10 @@ def test_the_papers_model_fits_where_it_should(capsys: pytest.CaptureFixture[str
         assert counted.total < limit * 1e9 - memory.GIB
         frozen, trained = counted.parameters
         assert frozen == 2_579_458_820 + 83_653_863 and 50e6 < trained < 200e6
+    page = (CONFIGS.parents[1] / "docs" / "training.md").read_text()
+    for crop, checkpointing in ((768, "true"), (512, "true"), (768, "false"), (512, "false")):
+        options = [f"data.crop={crop}", f"checkpointing={checkpointing}"]
+        counted = memory.need(settings.read(CONFIGS / "kolors-ftsr.yaml", options))
+        assert f"| **{counted.total / memory.GIB:.1f}** |" in page, options
     assert memory.main([str(CONFIGS / "smoke.yaml")]) == 0
     assert "saved for the backward pass (2 x 64 x 64)" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small_ftsr import FONTS
 
 from tadisr.errors import TADiSRError
 from train.data.sources import KINDS, LICENCES, SourceError, open_source
@@ -213,7 +214,7 @@ def test_a_foreign_lmdb_is_refused(tmp_path: Path) -> None:
 
 
 def test_rendered_lines_are_seeded_and_their_masks_exact() -> None:
-    source, again = (open_source("rendered", count=20, seed=4) for _ in range(2))
+    source, again = (open_source("rendered", count=20, seed=4, fonts=FONTS) for _ in range(2))
     labels = set()
     for index in range(12):
         first, second = source[index], again[index]
@@ -222,7 +223,7 @@ def test_rendered_lines_are_seeded_and_their_masks_exact() -> None:
         assert 0.02 < (first.mask > 127).mean() < 0.7
         labels.add(first.label)
     assert len(labels) == 12
-    assert open_source("rendered", count=20, seed=5)[0].label != source[0].label
+    assert open_source("rendered", count=20, seed=5, fonts=FONTS)[0].label != source[0].label
 
 
 def test_procedural_grounds() -> None:

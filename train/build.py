@@ -24,11 +24,8 @@ def build_model(config: FitConfig) -> TADiSR:
     if model_config.lora is None:
         model = TADiSR(model_config)
     else:
-        model = load_frozen(config, model_config, whole=model_config.lora.unet_whole)
-        add_lora(model, model_config.lora)
-        for parameter in model.parameters():  # LoRA takes after the layer it is on
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        model = load_frozen(config, model_config)
+        add_trained(model, model_config)
     if config.prompt is not None:
         use_prompt(model, read_prompt(config.prompt))
     if config.init is not None:
@@ -45,25 +42,32 @@ def build_model(config: FitConfig) -> TADiSR:
     return model.train()
 
 
-def load_frozen(config: FitConfig, model_config: ModelConfig, *, whole: tuple[str, ...]) -> TADiSR:
-    """The base, its matrices and kernels held in `base_precision` from the file on.
-
-    Norms and biases are small and stay in float32, and so do the denoiser's layers `whole`, which are to be trained.
-    """
+def load_frozen(config: FitConfig, model_config: ModelConfig) -> TADiSR:
+    """The base, held in `base_precision` from the file on. Raises ConfigError, CheckpointError."""
     from tadisr.kolors.base import load_base
 
-    if config.base_precision == "fp32":
-        return load_base(config.base, model_config, vae=config.vae)
-    if config.precision != "bf16":
+    if config.base_precision == "bf16" and config.precision != "bf16":
         raise ConfigError(f"base_precision: bf16 computes in bf16: set precision: bf16, it is {config.precision}.")
-    trained = tuple(f"{model_config.denoiser}.{name}." for name in whole)
+    dtype = torch.bfloat16 if config.base_precision == "bf16" else torch.float32
     return load_base(
-        config.base,
-        model_config,
-        vae=config.vae,
-        dtype=torch.bfloat16,
-        exact=lambda name, shape: len(shape) < 2 or name.startswith(trained),
+        config.base, model_config, vae=config.vae, dtype=dtype, exact=lambda *weight: exact(model_config, *weight)
     )
+
+
+def exact(model_config: ModelConfig, name: str, shape: torch.Size) -> bool:
+    """Whether a weight of the base, `unet.conv_in.weight`, is in float32 even where the base is held in bf16: norms and
+    biases, which are small, and layers of the denoiser that are to be trained whole."""
+    whole = () if model_config.lora is None else model_config.lora.unet_whole
+    return len(shape) < 2 or name.startswith(tuple(f"{model_config.denoiser}.{layer}." for layer in whole))
+
+
+def add_trained(model: TADiSR, model_config: ModelConfig) -> None:
+    """LoRA on the base; all that is trained in float32."""
+    assert model_config.lora is not None
+    add_lora(model, model_config.lora)
+    for parameter in model.parameters():  # LoRA takes after the layer it is on
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def start_from(model: TADiSR, path: str) -> None:

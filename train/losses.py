@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,7 +87,9 @@ def make_lpips(net: str, *, random_backbone: bool = False) -> nn.Module:
             f"LPIPS needs {lpips_backbone_file(net)}, which is not there; put torchvision's file in its place or set "
             "lpips: off in the config."
         )
-    return lpips.LPIPS(net=net, pnet_rand=random_backbone, verbose=False).requires_grad_(False).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it calls torchvision by old names; on meta nothing can be loaded
+        return lpips.LPIPS(net=net, pnet_rand=random_backbone, verbose=False).requires_grad_(False).eval()
 
 
 class Objective(nn.Module):

@@ -22,10 +22,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from tadisr.errors import TADiSRError
-from tadisr.lora import add_lora
 from tadisr.model import TADiSR
 
 from . import settings
+from .build import add_trained, exact
 from .checkpointing import checkpoint_blocks
 from .losses import Objective
 from .settings import FitConfig
@@ -137,12 +137,11 @@ def need(config: FitConfig, *, distributed: bool = False) -> Need:
         base = [p for p in model.parameters() if not p.requires_grad]
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         saved, block = activations(model, config, {w.untyped_storage()._cdata for w in weights})
-    states = 8 if config.optimizer == "adamw" else 2
     return Need(
         frozen=sum(p.nbytes for p in base),
         trained=trained * 4,
         gradients=trained * 4 * (2 if distributed else 1),
-        optimizer=trained * states,
+        optimizer=sum(states(p.numel(), config.optimizer) for p in model.parameters() if p.requires_grad),
         ema=trained * 4 if config.ema else 0,
         activations=saved,
         block=block,
@@ -150,15 +149,23 @@ def need(config: FitConfig, *, distributed: bool = False) -> Need:
     )
 
 
+def states(size: int, optimizer: str) -> int:
+    """Bytes of AdamW's two moments of a tensor. In 8 bits bitsandbytes scales each block of 256 numbers in float32, and
+    leaves tensors of less than 4096 as they are."""
+    return 8 * size if optimizer == "adamw" or size < 4096 else 2 * (size + 4 * -(-size // 256))
+
+
 def empty_model(config: FitConfig) -> TADiSR:
+    """As build_model makes it, nothing loaded."""
     model_config = settings.model_config(config.model)
     model = TADiSR(model_config)
-    if model_config.lora is not None:
-        add_lora(model, model_config.lora)
-    if config.base_precision == "bf16":  # as build.load_frozen has it
-        for parameter in model.parameters():
-            if not parameter.requires_grad and parameter.ndim > 1:
+    if model_config.lora is None:
+        return model.train()
+    for part in (model_config.denoiser, "vae") if config.base_precision == "bf16" else ():
+        for name, parameter in model.get_submodule(part).named_parameters(prefix=part):
+            if not exact(model_config, name, parameter.shape):
                 parameter.data = parameter.data.to(torch.bfloat16)
+    add_trained(model, model_config)
     return model.train()
 
 
