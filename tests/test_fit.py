@@ -404,6 +404,18 @@ def test_the_papers_numbers_are_in_its_config() -> None:
     assert {s.kind: s.weight for s in c.data.sources.values()} == {"ftsr": None, "realce": None}
 
 
+def test_the_second_stage_goes_on_from_the_first() -> None:
+    first, second = (settings.read(CONFIGS / f"kolors-{name}.yaml") for name in ("ftsr", "realce"))
+    assert second.init == f"{first.out}/model.safetensors" and second.out != first.out and second.lr < first.lr
+    assert {s.kind: s.weight for s in second.data.sources.values()} == {"ftsr": 0.1, "realce": 0.9}
+    assert (second.base, second.prompt, second.model, second.loss) == (
+        first.base,
+        first.prompt,
+        first.model,
+        first.loss,
+    )
+
+
 def test_smoke(tmp_path: Path) -> None:
     """The run a newcomer starts with, by the command's own door."""
     fonts = "[" + ", ".join(map(str, FONTS)) + "]"
