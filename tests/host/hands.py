@@ -1,7 +1,8 @@
 """The pack inside a ComfyUI's own process, without its server: what its memory manager does with our parts.
 
 `python hands.py PACK COMFYUI FOLDER`: FOLDER holds base/ (a tiny Kolors), a.safetensors, b.safetensors, whole.safetensors
-(adapters, the last with conv_in trained whole) and vae.safetensors (that base's VAE as one file). Prints JSON.
+(adapters, the last with conv_in trained whole), vae.safetensors (that base's VAE as one file), and cogview4/ with a base/ and
+an a.safetensors of its own. Prints JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import torch  # noqa: E402
 import utils.extra_config  # noqa: E402, F401  (before a package of that name elsewhere)
 from safetensors.torch import load_file  # noqa: E402
 
-torch.set_num_threads(2)
 spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
 assert spec is not None and spec.loader is not None
 pack = importlib.util.module_from_spec(spec)
@@ -40,9 +40,10 @@ CONFIG = adapter.read_header(FOLDER / "a.safetensors").config
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def base_of(dtype, compute):
-    tables = find_base(FOLDER / "base", CONFIG, dtype=dtype)
-    return Base(tables["unet"], tables["vae"], dtype, compute)
+def base_of(dtype, compute, folder=FOLDER):
+    config = adapter.read_header(folder / "a.safetensors").config
+    tables = find_base(folder / "base", config, dtype=dtype)
+    return Base(tables[config.denoiser], tables["vae"], dtype, compute)
 
 
 def run(model, **options):
@@ -52,8 +53,8 @@ def run(model, **options):
     return output.image.float(), output.mask_logits.float()
 
 
-def library(name, dtype, strength=1.0):
-    network = load(FOLDER / f"{name}.safetensors", base=FOLDER / "base", dtype=dtype, strength=strength)
+def library(name, dtype, strength=1.0, folder=FOLDER):
+    network = load(folder / f"{name}.safetensors", base=folder / "base", dtype=dtype, strength=strength)
     with torch.inference_mode():
         output = network(IMAGE)
     return output.image.float(), output.mask_logits.float()
@@ -105,9 +106,13 @@ found["whole_restored"] = all(torch.equal(p, own) for p, own in zip(unet.conv_in
 found["whole_differs"] = apart(want, library("whole", torch.float32))
 
 # ---- a card with too little room ----
-for name, dtype, compute in (("partial", torch.float32, torch.float32), ("partial_fp8", FP8, torch.float32)):
-    model = base_of(dtype, compute).with_adapter(FOLDER / "a.safetensors")
+COGVIEW4 = FOLDER / "cogview4"
+small = (("partial", torch.float32, FOLDER), ("partial_fp8", FP8, FOLDER), ("cogview4_fp8", FP8, COGVIEW4))
+for name, dtype, folder in small:
+    model = base_of(dtype, torch.float32, folder).with_adapter(folder / "a.safetensors")
+    stored = {key: tensor.clone() for key, tensor in model.network.denoiser.state_dict().items()}
     want = run(model)
+    held = sum(patcher.loaded_size() for patcher in model.patchers.values())
     mm.unload_all_models()
     left, behind = 0, []
     for patcher in model.patchers.values():
@@ -123,11 +128,18 @@ for name, dtype, compute in (("partial", torch.float32, torch.float32), ("partia
         "apart": apart((output.image.float(), output.mask_logits.float()), want),
         "off_the_card": left,
         "neither": sorted(behind),
+        "library": apart(want, library("a", dtype, folder=folder)),
+        "finite": all(bool(tensor.isfinite().all()) for tensor in want),
     }
     for patcher in model.patchers.values():
         patcher.unpatch_model(patcher.offload_device)
     found[name]["again"] = apart(run(model), want)
     mm.unload_all_models()
+    left = sum(patcher.loaded_size() for patcher in model.patchers.values())
+    found[name]["held_and_left"] = [held, left, len(mm.current_loaded_models)]
+    found[name]["restored"] = all(
+        torch.equal(tensor.float(), stored[key].float()) for key, tensor in model.network.denoiser.state_dict().items()
+    )
 
 # ---- number types ----
 for name, dtype, compute in (("bf16", torch.bfloat16, torch.bfloat16), ("fp8", FP8, torch.float32)):
@@ -154,14 +166,16 @@ module, digest = load_part(CONFIG, "vae", table, dtype=torch.float32, compute=to
 found["socket"] = digest == base.parts(CONFIG)[1]["vae"]
 
 # ---- every layer on the card or brought there: on a device without values a layer that stayed behind cannot run ----
-meta = torch.device("meta")
-for dtype in (torch.float32, FP8):
-    model = base_of(dtype, torch.float32).with_adapter(FOLDER / "a.safetensors")
+meta, alive = torch.device("meta"), []
+for dtype, folder in ((torch.float32, FOLDER), (FP8, FOLDER), (FP8, COGVIEW4)):
+    model = base_of(dtype, torch.float32, folder).with_adapter(folder / "a.safetensors")
+    alive.append(model)  # else the host brings its layers back from the device without values
     for patcher in model.patchers.values():
         patcher.patch_model(device_to=meta, lowvram_model_memory=patcher.model_size() // 3)
     model.network.placed = meta
     with torch.inference_mode():
         output = model.network(IMAGE.to(meta))
-    found[f"meta_{str(dtype).split('.')[1]}"] = [str(output.image.device), list(output.mask_logits.shape)]
+    name = f"meta_{model.network.config.name}_{str(dtype).split('.')[1]}"
+    found[name] = [str(output.image.device), list(output.mask_logits.shape)]
 print("FOUND " + json.dumps(found), flush=True)
 os._exit(0)  # the host would bring the layers back from the device without values

@@ -13,10 +13,10 @@ import torch
 from comfy_host import ROOT, Comfy, location, node
 from PIL import Image
 from safetensors.torch import save_file
-from tiny import as_ldm, randomize, tiny_kolors_config, write_base
+from tiny import as_ldm, randomize, tiny_cogview4_config, tiny_kolors_config, write_base
 
 import tadisr
-from tadisr import TADiSR, adapter
+from tadisr import TADiSR, adapter, preset
 from tadisr.config import LoRAConfig
 from tadisr.image import read_image
 from tadisr.kolors.base import load_base
@@ -27,7 +27,7 @@ TINY = {"tile": 128, "overlap": 32, "tile_batch": 1, "color": "off"}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/ of a tiny Kolors, its parts as single files, and three adapters on it, one with a layer trained whole."""
+    """base/ of a tiny Kolors, its parts as single files, three adapters on it, one with a layer trained whole; CogView4."""
     folder = tmp_path_factory.mktemp("kolors_files")
     torch.manual_seed(0)
     write_base(folder / "base", TADiSR(tiny_kolors_config()))
@@ -46,6 +46,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.denoiser.get_submodule("conv_in").parameters():
             parameter += 0.2 * torch.randn_like(parameter)
     adapter.save(randomize(model, seed=2, scale=0.02), folder / "whole.safetensors")
+    lora = preset("cogview4").lora
+    assert lora is not None
+    other = tiny_cogview4_config(lora=lora)
+    model = load_base(write_base(folder / "cogview4" / "base", TADiSR(other)), other)
+    add_lora(model, lora)
+    adapter.save(randomize(model, seed=3, scale=0.02), folder / "cogview4" / "a.safetensors")
     return folder
 
 
@@ -139,10 +145,15 @@ def test_in_the_hands_of_the_hosts_memory_manager(files: Path) -> None:
     assert found["shared"] and found["restored"] and found["socket"]
     assert max(found["whole"]) < 1e-5 and found["whole_restored"] and found["whole_differs"] > 1e-2
     own = re.compile(r"inner\.(prompt|text_attention|decoder\.interactions\.\d\.(image|text))")  # follow by themselves
-    for name in ("partial", "partial_fp8"):
-        assert found[name]["off_the_card"] > 100
-        assert all(own.fullmatch(layer) for layer in found[name]["neither"])
-        assert found[name]["apart"] < 1e-5 and found[name]["again"] < 1e-5
+    for name in ("partial", "partial_fp8", "cogview4_fp8"):
+        small = found[name]
+        assert small["off_the_card"] > 100 and small["finite"] and small["restored"]
+        assert all(own.fullmatch(layer) for layer in small["neither"])
+        assert small["apart"] < 1e-5 and small["again"] < 1e-5 and small["library"] < 1e-4
+        held, left, models = small["held_and_left"]
+        assert held > 0 and left == models == 0
     assert found["bf16"] < 0.05 and found["fp8"] < 1e-4
     assert found["stages"] == {"encode": ["vae"], "denoise": ["added", "unet"], "decode": ["added", "vae"]}
-    assert found["meta_float32"][0] == found["meta_float8_e4m3fn"][0] == "meta"
+    assert {name: size[0] for name, size in found.items() if name.startswith("meta_")} == dict.fromkeys(
+        ("meta_kolors_float32", "meta_kolors_float8_e4m3fn", "meta_cogview4_float8_e4m3fn"), "meta"
+    )
