@@ -19,7 +19,7 @@ from tadisr import adapter, ocr, preset
 from tadisr.image import read_image
 from train.data.pairs import open_pairs
 from train.evaluate import choose_methods, main, parser, read_report
-from train.judge import markup, methods, paper, tables
+from train.judge import markup, methods, metrics, paper, tables
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 
@@ -157,6 +157,18 @@ def test_masks(report: Path, data: Path) -> None:
     assert found["finished"]["mask_iou"] == pytest.approx(hit / whole, abs=1e-6)
     assert found["finished"]["mask_f1"] == pytest.approx(2 * hit / (hit + whole), abs=1e-6)
     assert found["bicubic"]["mask_iou"] is None and found["compact"]["mask_iou"] is not None
+
+
+def test_masks_beside_the_lines_that_are_read(report: Path) -> None:
+    """The mask is the strokes of the left half; the boxes that the reader finds hold them all."""
+    found = rows(report)
+    assert found["finished"]["mask_on_lines"] > 0.98 and found["finished"]["lines_masked"] > 0.5
+    assert found["bicubic"]["mask_on_lines"] is None and 0 <= found["compact"]["lines_masked"] <= 1
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 10:30] = 255
+    box, bare = (np.array([[x, 8], [x + 22, 8], [x + 22, 22], [x, 22]], np.float32) for x in (20, 36))
+    assert metrics.mask_on_lines(mask, [box, bare]) == (100, 200, 1, 2)  # columns 20 to 29; the other box is empty
+    assert metrics.mask_on_lines(mask, []) == (0, 200, 0, 0)
 
 
 def test_missing_backbones_are_named(report: Path) -> None:

@@ -53,6 +53,9 @@ CONVENTIONS = {
     "line_match": "the share of those lines that read letter for letter the same",
     "*_label": "the same three against what humans read, in their boxes",
     "mask_iou, mask_f1": "of the text mask at one half, all pictures' pixels in one sum",
+    "mask_on_lines": "share of the text mask's pixels, at one half, in the boxes of lines the reader finds in the HR "
+    "picture at any confidence; all pictures in one sum",
+    "lines_masked": "share of those lines with a twentieth of their box or more in the mask; all pictures in one sum",
     "seconds": "median a picture, as measured when it was made",
 }
 

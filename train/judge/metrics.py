@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ Array = NDArray[Any]
 MOST = 100.0  # dB: what two equal pictures get, so that a mean stays a number
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian (Wang et al., 2004)
 K1, K2, PEAK = 0.01, 0.03, 255.0
+TOUCHED = 0.05  # of a line's box that its mask fills: strokes take a seventh to a third of it
 
 
 def psnr(first: Array, second: Array) -> float:
@@ -60,6 +63,17 @@ def mask_counts(mask: Array, target: Array) -> tuple[int, int, int]:
     """True positives, false positives and false negatives of two masks (H, W) in 0 to 255, at one half."""
     ours, theirs = mask > 127, target > 127
     return int((ours & theirs).sum()), int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+
+
+def mask_on_lines(mask: Array, boxes: Sequence[Array]) -> tuple[int, int, int, int]:
+    """A mask (H, W) in 0 to 255, at one half, beside the boxes (4, 2) of the lines that a reader found: pixels of the
+    mask in a box, all of them, boxes of which the mask fills TOUCHED at least, all boxes.
+    """
+    text = mask > 127
+    inside = [cv2.fillPoly(np.zeros(text.shape, np.uint8), [np.round(box).astype(np.int32)], 1) > 0 for box in boxes]
+    touched = sum(bool(box.any() and text[box].mean() >= TOUCHED) for box in inside)
+    anywhere = np.any(inside, 0) if inside else np.zeros_like(text)
+    return int((text & anywhere).sum()), int(text.sum()), touched, len(boxes)
 
 
 def frechet(first: Array, second: Array) -> float:

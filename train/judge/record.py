@@ -28,7 +28,7 @@ from ..data.pairs import Pair, Pixels
 from .backbones import Inception, Lpips, Missing
 from .lines import read_labelled
 from .methods import Made, Method, as_image
-from .metrics import Array, luma, mask_counts, psnr, ssim
+from .metrics import Array, luma, mask_counts, mask_on_lines, psnr, ssim
 
 VERSION = "1"  # of what is kept; another one computes all anew
 
@@ -43,6 +43,7 @@ class Judged:
     features: Array | None = None  # (2048,) of Inception
     lines: dict[str, list[ocr.Pair]] = field(default_factory=dict)  # by the reader's label: OCR-A's pairs
     labelled: dict[str, list[ocr.Pair]] = field(default_factory=dict)  # the same against what humans read
+    on_lines: dict[str, Sequence[int]] = field(default_factory=dict)  # by the reader's label: metrics.mask_on_lines
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,19 @@ class Judge:
         if isinstance(self.inception, Inception):
             judged.features = self._features(f"{source} {hr_digest}", lambda: work.made.picture)
         for reader in self.readers:
-            truth = self.truth(pair, reader, hr_digest, lambda: work.hr)
+            found = self.found(pair, reader, hr_digest, lambda: work.hr)
+            truth = ocr.countable(found, minimum=self.minimum)
             name = f"ocr {_digest(reader.label, str(self.minimum))}"
             if name not in kept:
                 kept[name] = [to_json(one.after) for one in ocr.reread(truth, work.output, reader)]
             after = [from_json(line) for line in kept[name]]
             judged.lines[reader.label] = [ocr.Pair(a, b) for a, b in zip(truth, after, strict=True)]
+            name = f"mask {_digest(reader.label)}"
+            if name not in kept:
+                mask = work.made.mask
+                kept[name] = None if mask is None else mask_on_lines(mask, [line.box for line in found])
+            if kept[name] is not None:
+                judged.on_lines[reader.label] = kept[name]
             if pair.label:
                 name = f"label {_digest(reader.label, repr(pair.label))}"
                 if name not in kept:
@@ -93,13 +101,12 @@ class Judge:
             _write_json(file, kept)
         return judged
 
-    def truth(self, pair: Pair, reader: Reader, hr_digest: str, hr: Callable[[], Pixels]) -> list[Line]:
-        """The HR picture's lines that count, read once for each reader."""
+    def found(self, pair: Pair, reader: Reader, hr_digest: str, hr: Callable[[], Pixels]) -> list[Line]:
+        """All lines of the HR picture, read once for each reader."""
         file = self.folder / "truth" / _digest(VERSION, reader.label)[:16] / f"{hr_digest}.json"
         if not file.is_file():
             _write_json(file, [to_json(line) for line in reader.read(as_image(hr()))])
-        lines = [from_json(line) for line in json.loads(file.read_text(encoding="utf-8"))]
-        return ocr.countable(lines, minimum=self.minimum)
+        return [from_json(line) for line in json.loads(file.read_text(encoding="utf-8"))]
 
     def input_psnr(self, pair: Pair) -> float:
         """PSNR of what the network is fed: how bad the LR picture is."""

@@ -42,6 +42,10 @@ def ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]
     found |= {"mask_iou": Ratio(hit, hit + wrong + lost), "mask_f1": Ratio(2 * hit, 2 * hit + wrong + lost)}
     for number, engine in enumerate(engines or [""]):
         end = f"@{engine}" if number else ""
+        on, mask, touched, boxes = np.array(
+            [one.on_lines.get(engine, (0, 0, 0, 0)) for one in judged], np.float64
+        ).reshape(-1, 4).T  # fmt: skip
+        found |= {f"mask_on_lines{end}": Ratio(on, mask), f"lines_masked{end}": Ratio(touched, boxes)}
         for part, suffix in (("lines", ""), ("labelled", "_label")):
             scores = [ocr.score(getattr(one, part).get(engine, [])) for one in judged]
             found[f"ocr_a{suffix}{end}"] = Ratio.mean([score and score.ocr_a for score in scores])
