@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tadisr import ConfigError
-from train.losses import LossConfig, Objective, dice, focal, lpips_backbone_file, make_lpips, modified_focal
+from train.losses import LossConfig, Objective, dice, focal, grid, lpips_backbone_file, make_lpips, modified_focal
 
 OFF = LossConfig(mse=0, lpips="off", mf=0, seg_mse=0, focal=0, dice=0)
 
@@ -69,6 +69,21 @@ def test_every_term_can_be_switched(pictures: tuple[torch.Tensor, ...]) -> None:
     half = Objective(dataclasses.replace(OFF, **weights, seg=0.5))(*pictures)
     torch.testing.assert_close(half["dice"], everything["dice"] / 2)
     torch.testing.assert_close(half["mse"], everything["mse"])
+
+
+def test_a_pattern_of_the_lr_pixels_is_the_grid() -> None:
+    """A pattern of the 4x4 places counts by its variance; a shift of all, or an edge, counts nothing."""
+    target = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    pattern = torch.tensor([[0.0, 0.1], [0.1, 0.0]]).repeat(8, 12)
+    assert grid(target + pattern, target) == pytest.approx(0.0025, rel=1e-4)
+    assert grid(target + 0.1, target) < 1e-12 and grid(target, target) == 0
+    edge = torch.zeros(16, 24)
+    edge[:, 8:] = 0.3  # whole LR pixels: every place errs alike
+    assert grid(target + edge, target) < 1e-12
+    terms = Objective(LossConfig(lpips="off", grid=2.0))(target + pattern, None, target, target[:, :1])
+    assert terms["grid"] == pytest.approx(0.005, rel=1e-4) and "grid" not in Objective(LossConfig(lpips="off"))(
+        target, None, target, target[:, :1]
+    )
 
 
 def test_without_joint_decoders_only_the_picture_counts(pictures: tuple[torch.Tensor, ...]) -> None:

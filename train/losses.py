@@ -10,8 +10,10 @@ from typing import Literal
 import kornia
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
+from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
 
@@ -30,6 +32,7 @@ class LossConfig:
     focal_gamma: float = 2.0
     dice: float = 1.0  # lambda_4
     seg: float = 1.0  # weight of l_seg as a whole; the paper adds the two as they are
+    grid: float = 0.0  # of a pattern that repeats with the LR pixels; not in the paper
     ocr: float = 0.0  # of what PP-OCR's recogniser sees, see ocr_loss.py; not in the paper
     ocr_kind: Literal["features", "reading"] = "features"
     ocr_model: str | tuple[str, ...] | None = None  # an ONNX file, or several that take turns; None: rapidocr's own
@@ -47,6 +50,16 @@ def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_ma
         return edges.square().mean()
     wrong = 1 - mask * target_mask - (1 - mask) * (1 - target_mask)
     return (wrong.pow(gamma).unsqueeze(2) * edges.square()).mean()
+
+
+def grid(image: Tensor, target: Tensor) -> Tensor:
+    """What is wrong alike in every LR pixel: the squared mean error of each of its places, less that of all of them.
+
+    (B, C, H, W) with sides that SCALE divides -> scalar. On flat ground such a pattern is seen long before the MSE
+    feels it.
+    """
+    places = rearrange(image - target, "b c (h y) (w x) -> b c (h w) (y x)", y=SCALE, x=SCALE).mean(2)
+    return (places - places.mean(-1, keepdim=True)).square().mean()
 
 
 def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -117,6 +130,8 @@ class Objective(nn.Module):
             terms["lpips"] = c.lpips * self.lpips(image * 2 - 1, target * 2 - 1).mean()
         if c.mf:
             terms["mf"] = c.mf * modified_focal(image, target, mask, target_mask, c.gamma)
+        if c.grid:
+            terms["grid"] = c.grid * grid(image, target)
         if self.ocr is not None:
             terms["ocr"] = c.ocr * self.ocr(image, target, target_mask)
         if logits is not None and mask is not None:
