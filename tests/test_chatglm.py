@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_glm import (
+    into_hub_cache,
     quantise,
     state_of,
     tiny_glm,
@@ -226,6 +227,13 @@ def test_a_word_that_is_not_there(kolors: Path, word: str) -> None:
 def test_a_word_that_is_cut_off(kolors: Path) -> None:
     with pytest.raises(ConfigError, match="Only 256 tokens are read: the prompt is cut off"):
         encode_prompt(kolors, text="best quality," * 200 + "text")
+
+
+def test_a_hub_cache_folder(kolors: Path, tmp_path: Path) -> None:
+    cache = into_hub_cache(kolors, tmp_path / "models--Kwai-Kolors--Kolors-diffusers")
+    expected = encode_prompt(kolors)
+    assert encode_prompt(cache).same(expected)
+    assert encode_prompt(kolors / "text_encoder", tokenizer=cache).same(expected)
 
 
 # ---- wrong files ----------------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_glm import write_cogview4_text
+from tiny_glm import into_hub_cache, write_cogview4_text
 
 from tadisr import CheckpointError, ConfigError
 from tadisr.cli import main
+from tadisr.cogview4 import glm
 from tadisr.cogview4.glm import encode_prompt, is_glm
 from tadisr.prompt import read_prompt
+from tadisr.text_encoders import encoder_of
 
 TEXT = "Color Grading, ultra HD, 文字,text"
 
@@ -37,6 +39,13 @@ def test_it_is_what_the_pipeline_feeds_the_transformer(folder: Path) -> None:
     assert prompt.embedding.shape[1] % 16 == 0 and prompt.pooled is None
     assert layers == [(1, 3), (2, 3), (3, 3)]
     assert is_glm(folder) and is_glm(folder / "text_encoder") and not is_glm(folder / "tokenizer")
+
+
+def test_a_hub_cache_folder(folder: Path, tmp_path: Path) -> None:
+    cache = into_hub_cache(folder, tmp_path / "models--THUDM--CogView4-6B")
+    expected = encode_prompt(folder, text=TEXT)
+    assert encoder_of(cache) is glm and encode_prompt(cache, text=TEXT).same(expected)
+    assert encode_prompt(folder / "text_encoder", tokenizer=cache, text=TEXT).same(expected)
 
 
 @pytest.mark.parametrize("word", ["text", "文字", "ultra HD"])

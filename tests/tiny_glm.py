@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -131,6 +132,18 @@ def write_single(path: Path, model: Any, bits: int = 16) -> Path:
     state = state_of(model)
     save_file(state if bits == 16 else quantise(state, bits), path)
     return path
+
+
+def into_hub_cache(folder: Path, cache: Path) -> Path:
+    """A model's folder as the hub's cache holds it: its files in blobs/, links to them in snapshots/."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        blob = cache / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        link = cache / "snapshots" / "abcd" / path.relative_to(folder)
+        for made in (blob, link):
+            made.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(path.read_bytes())
+        link.symlink_to(blob)
+    return cache
 
 
 def write_cogview4_text(folder: Path, corpus: list[str]) -> Path:

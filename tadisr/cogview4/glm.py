@@ -19,7 +19,7 @@ from ..kolors.words import word_positions
 from ..precision import place
 from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
-from ..table import Table, read_index, read_table
+from ..table import Table, part_folder, read_index, read_table
 
 TEXT = COGVIEW4_PROMPT
 HALF = torch.bfloat16
@@ -49,8 +49,9 @@ def encode_prompt(
 ) -> EncodedPrompt:
     """What CogView4's transformer is given of a prompt, the last but one hidden state, and where its word sits.
 
-    text_encoder: the CogView4 folder or its text_encoder folder; tokenizer: its folder, by itself looked for beside the
-    encoder. dtype None: fp32 on a CPU, else bf16. progress(done, layers) after every layer; raise inside it to cancel.
+    text_encoder: the CogView4 folder, also of the hub's cache, or its text_encoder folder; tokenizer: its folder, by itself
+    looked for beside the encoder. dtype None: fp32 on a CPU, else bf16. progress(done, layers) after every layer; raise
+    inside it to cancel.
     Raises CheckpointError for files that are missing, broken or foreign, ConfigError for a word that is not in the text.
     """
     device = torch.device(device)
@@ -87,7 +88,7 @@ def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) 
 
 
 def encoder_folder(path: Path) -> Path:
-    return path / "text_encoder" if (path / "text_encoder").is_dir() else path
+    return part_folder(path, "text_encoder")
 
 
 def weights(folder: Path) -> Table:
@@ -174,7 +175,8 @@ def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> P
     folder = encoder_folder(Path(text_encoder))
     places = [folder, folder.parent / "tokenizer"]
     if tokenizer is not None:
-        places = [Path(tokenizer), Path(tokenizer) / "tokenizer", Path(tokenizer).parent]
+        given = part_folder(Path(tokenizer), "tokenizer")
+        places = [given, given.parent]
     for place_ in places:
         if (place_ / "tokenizer.json").is_file():
             return place_ / "tokenizer.json"

@@ -15,8 +15,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser("prompt", help="encode a prompt with the base's text encoder into a small file")
     command.add_argument(
         "--text-encoder", required=True, type=Path, metavar="PATH",
-        help="the Kolors folder, its text_encoder folder, or one ChatGLM3 safetensors (fp16, 8-bit, 4-bit); or the "
-        "CogView4 folder",
+        help="the Kolors folder (also of the hub's cache), its text_encoder folder, or one ChatGLM3 safetensors (fp16, "
+        "8-bit, 4-bit); or the CogView4 folder",
     )  # fmt: skip
     command.add_argument(
         "--tokenizer", type=Path, metavar="PATH", help="tokenizer.model or its folder (default: beside the encoder)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..config import PromptConfig
 from ..errors import CheckpointError, ConfigError, TADiSRError
 from ..prompt import EncodedPrompt
+from ..table import part_folder
 from .glm_weights import Weights, open_weights
 from .words import word_positions
 
@@ -139,7 +140,8 @@ def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> P
     source = Path(text_encoder)
     if tokenizer is not None:
         given = Path(tokenizer)
-        places = [given, given / VOCABULARY, given / "tokenizer" / VOCABULARY, given / "text_encoder" / VOCABULARY]
+        folders = [given, part_folder(given, "tokenizer"), part_folder(given, "text_encoder")]
+        places = [given, *(folder / VOCABULARY for folder in folders)]
     else:
         folder = source if source.is_dir() else source.parent
         places = [folder / VOCABULARY, folder / "tokenizer" / VOCABULARY, folder.parent / "tokenizer" / VOCABULARY]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..table import Entry, Table, read_index, read_table
+from ..table import Entry, Table, part_folder, read_index, read_table
 
 # What no table of tensors tells of ChatGLM3-6B-Base; the names that a config.json may tell otherwise.
 CHATGLM3: dict[str, Any] = {
@@ -127,10 +127,11 @@ def piece(entry: Entry, begin: int, count: int) -> Entry:
 
 
 def open_weights(source: str | Path) -> Weights:
-    """The encoder in a file or folder (also the whole Kolors folder). Raises CheckpointError with one clear sentence."""
-    source = Path(source)
-    if (source / "text_encoder").is_dir():
-        source = source / "text_encoder"
+    """The encoder in a file or folder, also the whole Kolors folder or that of the hub's cache.
+
+    Raises CheckpointError with one clear sentence.
+    """
+    source = part_folder(Path(source), "text_encoder")
     if source.is_dir():
         return Weights(source, folder_table(source), folder_config(source))
     return Weights(source, file_table(source), {})
