@@ -10,12 +10,16 @@ from types import ModuleType
 
 from .cogview4 import glm
 from .kolors import chatglm
+from .table import part_folder
 
 
 def encoder_of(path: str | Path) -> ModuleType:
     """The module that encodes with the text encoder in this file or folder.
 
+    A CogView4 folder without its text encoder has CogView4's, and so CogView4's sentence; anything unknown has ChatGLM3's.
     Both have TEXT, the prompt with which the base's adapters are trained; HALF, its number type on a GPU; and
     encode_prompt, find_vocabulary and record_of.
     """
-    return glm if glm.is_glm(path) else chatglm
+    folder = glm.encoder_folder(Path(path))
+    without = part_folder(folder, "transformer") != folder  # the denoiser is there, and no text_encoder beside it
+    return glm if glm.is_glm(folder) or without else chatglm

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_glm import into_hub_cache, write_cogview4_text
 
 from tadisr import CheckpointError, ConfigError
@@ -78,6 +80,40 @@ def test_what_is_wrong_is_named(folder: Path, tmp_path: Path) -> None:
     (other / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
     with pytest.raises(CheckpointError, match=r"is not the GLM of its config\.json"):
         encode_prompt(other, tokenizer=folder, text=TEXT)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+@pytest.mark.parametrize("whole", [True, False])
+def test_without_its_config_it_is_still_known(
+    folder: Path, tmp_path: Path, whole: bool, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence is CogView4's, not ChatGLM3's, with shards and with one file."""
+    shutil.copytree(folder, tmp_path / "CogView4")
+    encoder = tmp_path / "CogView4" / "text_encoder"
+    (encoder / "config.json").unlink()
+    state = {prefix + n: t for shard in encoder.glob("*.safetensors") for n, t in load_file(shard).items()}
+    for path in list(encoder.iterdir()):
+        path.unlink()
+    file = encoder / ("model.safetensors" if whole else "model-00001-of-00001.safetensors")
+    save_file(state, file)
+    if not whole:
+        index = {"weight_map": dict.fromkeys(state, file.name)}
+        (encoder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert is_glm(encoder) and not is_glm(file)
+    for path in (encoder, encoder.parent):
+        assert main(["prompt", "--text-encoder", str(path), "-o", str(tmp_path / "out.safetensors")]) == 1
+        said = capsys.readouterr().err
+        assert "has CogView4's GLM-4 in it, but not its config.json" in said and "ChatGLM" not in said
+
+
+@pytest.mark.parametrize("within", ["", "snapshots/abcd"])
+def test_a_cogview4_folder_without_its_text_encoder(
+    tmp_path: Path, within: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As download cogview4 leaves it; also in the hub's cache."""
+    (tmp_path / within / "transformer").mkdir(parents=True)
+    assert main(["prompt", "--text-encoder", str(tmp_path), "-o", str(tmp_path / "out.safetensors")]) == 1
+    assert "download cogview4 --parts text_encoder tokenizer fetches" in capsys.readouterr().err
 
 
 def test_the_command_knows_which_encoder_it_has(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, TADiSRError
+from ..kolors.glm_weights import names_in
 from ..kolors.words import word_positions
 from ..precision import place
 from ..presets import COGVIEW4_PROMPT
@@ -26,14 +27,24 @@ HALF = torch.bfloat16
 MULTIPLE = 16  # CogView4 pads every prompt to a multiple of it, on the left
 LONGEST = 1024  # tokens; what is beyond is cut
 FILES = ("model.safetensors.index.json", "model.safetensors")
+PREFIX = "model."  # of the whole language model's files
+MARKS = ("layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_up_proj.weight")  # of GLM-4, together in no ChatGLM3
+FETCH = "python -m tadisr download cogview4 --parts text_encoder tokenizer"
 
 Progress = Callable[[int, int], None]
 
 
 def is_glm(path: str | Path) -> bool:
-    """Whether the text encoder in this folder is a GLM-4, CogView4's, and not Kolors' ChatGLM3."""
-    config = encoder_folder(Path(path)) / "config.json"
-    return config.is_file() and '"glm"' in config.read_text("utf-8")
+    """Whether the text encoder in this folder is a GLM-4, CogView4's, and not Kolors' ChatGLM3.
+
+    Its config.json says so; where that is missing, the names of its tensors.
+    """
+    folder = encoder_folder(Path(path))
+    config = folder / "config.json"
+    if config.is_file():
+        return '"glm"' in config.read_text("utf-8")
+    names = (names_in(folder) or names_in(folder / FILES[1])) if folder.is_dir() else ()
+    return all(name in names or PREFIX + name in names for name in MARKS)
 
 
 @torch.no_grad()
@@ -97,7 +108,8 @@ def weights(folder: Path) -> Table:
         if path.is_file():
             return read_index(path) if path.suffix == ".json" else read_table(path)
     raise CheckpointError(
-        f"{folder} has neither {FILES[0]} nor {FILES[1]}: give the CogView4 folder or its text_encoder folder."
+        f"{folder} has neither {FILES[0]} nor {FILES[1]}: give the CogView4 folder or its text_encoder folder, which "
+        f"{FETCH} fetches."
     )
 
 
@@ -111,12 +123,17 @@ def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
         ) from error
     try:
         config = GlmConfig(**json.loads((folder / "config.json").read_text("utf-8")))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} has CogView4's GLM-4 in it, but not its config.json: put that of CogView4-6B's text_encoder folder "
+            f"beside the weights, or fetch the folder with {FETCH}."
+        ) from error
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} has no config.json of a GLM in it ({error}): download it again.") from error
     with torch.device("meta"):
         model = GlmModel(config).eval().requires_grad_(False)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    prefix = "model." if "model.norm.weight" in table.entries else ""  # of the whole language model
+    prefix = PREFIX if PREFIX + "norm.weight" in table.entries else ""
     names = {name: prefix + name for name in shapes}
     wrong = [n for n, there in names.items() if there not in table.entries or table.entries[there].shape != shapes[n]]
     if wrong:

@@ -138,16 +138,20 @@ def open_weights(source: str | Path) -> Weights:
 
 
 def is_encoder(path: Path) -> bool:
-    """Whether a file or folder is a ChatGLM3 by what its header or index names; cheap, nothing else is read."""
+    """Whether a file or folder is a ChatGLM3 by what its header or index names."""
+    names = names_in(path)
+    return all(name in names or PREFIX + name in names for name in MARKS)
+
+
+def names_in(path: Path) -> set[str]:
+    """The tensors that a file's header or a folder's index names, none where it cannot be read; nothing else is read."""
     try:
         if path.is_dir():
             index = next((path / name for name in INDEXES if (path / name).is_file()), None)
-            names = {} if index is None else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        else:
-            names = header(path)
-        return all(name in names or PREFIX + name in names for name in MARKS)
+            return set() if index is None else set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        return set(header(path))
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return set()
 
 
 def header(path: Path) -> dict[str, Any]:
