@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -214,6 +217,35 @@ def test_nothing_comes_unasked(
     assert not written(tmp_path) and not any("/resolve/" in path for _, path, _ in hub.requests)
     monkeypatch.setattr("builtins.input", lambda _: "y")
     assert main(command) == 0 and len(written(tmp_path)) == 4
+
+
+def test_progress_on_a_terminal(hub: Hub, tmp_path: Path) -> None:
+    """The command asks, then draws a bar a file with its share and its bytes; what came before counts from the start."""
+    fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))
+    part = tmp_path / "unet" / f".{Path(UNET).name}.{hashlib.sha256(FILES[UNET]).hexdigest()[:12]}.part"
+    part.parent.mkdir()
+    part.write_bytes(FILES[UNET][:450_000])
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, 120, 0, 0))  # rows and columns
+    command = [sys.executable, "-m", "tadisr", "download", "kolors", "--to", str(tmp_path), "--endpoint", hub.url]
+    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, cwd=ROOT) as process:
+        os.close(its)
+        os.write(ours, b"y\n")
+        said = b""
+        with contextlib.suppress(OSError):  # how Linux tells the end
+            while piece := os.read(ours, 4096):
+                said += piece
+    os.close(ours)
+    drawn = said.decode()
+    assert process.returncode == 0 and "Go on? [y/N]" in drawn, drawn
+    bars = re.findall(r"\r([^\r]+): +(\d+%)\|([^|]+)\| (\S+) \[", drawn)
+    assert {(share, count) for _, share, _, count in bars} >= {
+        ("0%", "0.00/11.0"), ("100%", "11.0/11.0"), ("50%", "450k/900k"), ("100%", "900k/900k"), ("100%", "50.0k/50.0k"),
+    }, drawn  # fmt: skip
+    assert bars[0][0] == "unet/config.json" and all(
+        (set(bar) == {"█"}) == (share == "100%") for _, share, bar, _ in bars
+    )
+    assert (tmp_path / UNET).read_bytes() == FILES[UNET]
 
 
 def test_the_environment_is_honoured(hub: Hub, tmp_path: Path) -> None:
