@@ -22,6 +22,11 @@ DECODERS = ("js_decoder", "mi_decoder")  # the same table under its later and it
 WRONG = "It is neither of the two files that the authors published: download it again."
 
 
+PROMPT = (  # true of an adapter that carries a prompt and of one that does not
+    "its embedding was not published; it is to be made by the base's text encoder of the prompt in the authors' code."
+)
+
+
 @dataclass(frozen=True)
 class Published:
     """One of the two files, as the authors' manifest lists it."""
@@ -45,8 +50,7 @@ PUBLISHED = {
             "channel_mapping": "the layer (550 to 512 channels) through which the attention entered the text decoder is "
             "not in the file; here the decoder starts from the image stream after its mid block, as in the CogView4 "
             "release. This is a guess: the mask may be wrong. The picture does not depend on it.",
-            "prompt": "its embedding was not published; here it is what the base's text encoder makes of the prompt in "
-            "the authors' code.",
+            "prompt": PROMPT,
             "time_ids": "their values were not published; here (768, 768, 0, 0, 768, 768), the training tile uncropped.",
         },
     ),
@@ -57,8 +61,7 @@ PUBLISHED = {
         steps=17_500,
         base="THUDM/CogView4-6B",
         unknown={
-            "prompt": "its embedding was not published; here it is what the base's text encoder makes of the prompt in "
-            "the authors' code.",
+            "prompt": PROMPT,
         },
     ),
 }
