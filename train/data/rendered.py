@@ -179,8 +179,8 @@ def ink_pair(ground: Color, rng: Generator) -> Color:
 
 
 def font_pixels(rng: Generator) -> float:
-    """Em heights: most between 16 and 64 HR pixels, down to the barely legible and up to the whole crop."""
-    return float(np.clip(math.exp(rng.normal(math.log(29), 0.5)), 10, 120))
+    """Em heights: most between 20 and 64 HR pixels, down to the barely legible and up to the whole crop."""
+    return float(np.clip(math.exp(rng.normal(math.log(34), 0.45)), 12, 120))
 
 
 # ---- the scenes -----------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def font_pixels(rng: Generator) -> float:
 def document(page: Page, rng: Generator) -> None:
     """Dense lines of one size on paper: books, receipts, lists, screens."""
     ground = paper(page, rng)
-    script, pixels = page.script(), float(np.clip(math.exp(rng.normal(math.log(21), 0.35)), 10, 48))
+    script, pixels = page.script(), float(np.clip(math.exp(rng.normal(math.log(25), 0.35)), 12, 48))
     font, leading = page.font(script, pixels), rng.uniform(1.15, 1.9)
     indent = rng.uniform(-2 * pixels, 2 * pixels)
     numbers = rng.random() < 0.25
