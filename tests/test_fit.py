@@ -222,7 +222,7 @@ def test_accumulated_passes_are_one_larger_batch(tmp_path: Path) -> None:
 
 def test_checkpoints_rotate_and_the_best_is_kept(tmp_path: Path) -> None:
     options = ["steps=5", "checkpoint_every=1", "keep=2", "data.workers=0", "panel_every=9", "panel=1"]
-    out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 2, ocr: rapidocr}"))
+    out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 16, ocr: rapidocr}"))
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["0000004", "0000005"]
     rows = [line.split(",") for line in (out / "validation.csv").read_text().splitlines()]
     assert rows[0] == ["step", "psnr", "psnr_bicubic", "mask_iou", "ocr_a"] and [row[0] for row in rows[1:]] == [
