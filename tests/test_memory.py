@@ -41,6 +41,12 @@ def test_what_saves_memory_is_seen_to() -> None:
     large, half = need("data.crop=128"), need("data.crop=128", "precision=bf16")  # large, for weights are cast and kept
     assert 0.5 * large.activations < half.activations < 0.95 * large.activations
     assert 0.25 * plain.optimizer < eight.optimizer < 0.3 * plain.optimizer  # small tensors stay as they are
+    assert [memory.states(size, "adamw8bit") for size in (4095, 4096, 4097)] == [
+        8 * 4095,
+        2 * (4096 + 64),
+        2 * (4097 + 68),
+    ]
+    assert memory.states(4096, "adamw") == 8 * 4096
     assert need("batch=4").activations == pytest.approx(2 * plain.activations, rel=0.05)
 
 

@@ -121,9 +121,7 @@ def test_bts(tmp_path: Path, ending: str) -> None:
     assert [source.key(i) for i in range(3)] == ["TRAIN/1_0001", "TRAIN/1_0002", "VAL/2_0001"]
     item = source[2]
     assert item.mask is not None and item.mask[0, :3].tolist() == [0, 255, 0]
-    assert {source[i].label for i in range(3)} == {
-        None
-    }  # pictures and masks are what is known of it; other folders and files are left alone
+    assert {source[i].label for i in range(3)} == {None}  # pictures and masks are known of it; all else is left alone
     assert len(open_source("bts", tmp_path, split="VAL")) == len(open_source("bts", tmp_path / "VAL")) == 1
 
 

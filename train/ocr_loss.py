@@ -25,7 +25,7 @@ from .onnx_torch import OnnxGraph, input_of
 HEIGHT = 48  # of a line, as PP-OCR takes it
 WIDEST = 640  # pixels; a longer line is cut
 NEAR = 3  # pixels around a glyph that belong to it
-SOFTEST = 1.0  # standard deviation of that blur, in pixels of the cut line
+SOFTEST = 1.0  # standard deviation of the most blur that lines are read through, in pixels of the cut line
 Window = tuple[int, int, int, int]  # top, bottom, left, right
 T = TypeVar("T")
 

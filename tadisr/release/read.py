@@ -20,8 +20,6 @@ from .layout import VAE, Table, decoder_table, denoiser_table, vae_table
 
 DECODERS = ("js_decoder", "mi_decoder")  # the same table under its later and its earlier name
 WRONG = "It is neither of the two files that the authors published: download it again."
-
-
 PROMPT = (  # true of an adapter that carries a prompt and of one that does not
     "its embedding was not published; it is to be made by the base's text encoder of the prompt in the authors' code."
 )

@@ -29,9 +29,7 @@ def files(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         decoder=dataclasses.replace(real.decoder, text_channels=small.decoder.text_channels),
     )  # fmt: skip
     models = comfy.base / "models"
-    base = (
-        models / "diffusers" / "CogView4-tiny"
-    )  # in the published layout: bf16, the transformer in shards, no variant
+    base = models / "diffusers" / "CogView4-tiny"  # as published: bf16, the transformer in shards, no variant
     frozen = TADiSR(config).bfloat16()
     frozen.denoiser.save_pretrained(base / "transformer", max_shard_size="60KB")
     frozen.vae.save_pretrained(base / "vae")

@@ -12,7 +12,6 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -78,29 +77,25 @@ def read_records(path: Path) -> list[Record]:
     return [record for key in sorted(chunks) for record in chunks[key]]
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
     """A file, whole and on the disk, or none."""
-    write_atomic(path, lambda temporary: write_synced(Path(temporary), data))
-
-
-def write_lines(path: Path, records: Iterable[Record]) -> None:
-    """JSON lines, whole or none."""
 
     def write(temporary: str) -> None:
         with open(temporary, "wb") as file:
-            for record in records:
-                file.write(json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
 
     write_atomic(path, write)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    write_pieces(path, [data])
+
+
+def write_lines(path: Path, records: Iterable[Record]) -> None:
+    """JSON lines, whole or none."""
+    write_pieces(path, (json.dumps(r, ensure_ascii=False, sort_keys=True).encode() + b"\n" for r in records))
 
 
 def read_lines(path: Path) -> Iterator[Record]:
@@ -121,8 +116,10 @@ def _read(line: bytes) -> bytes | None:
 
 def _entries(path: Path) -> Iterator[tuple[int, Record]]:
     """Where each whole line begins, and what it says."""
+    if not path.exists():
+        return
     place = 0
-    with path.open("rb") if path.exists() else BytesIO() as file:
+    with path.open("rb") as file:
         for line in file:
             body = _read(line)
             if body is not None:
@@ -133,16 +130,14 @@ def _entries(path: Path) -> Iterator[tuple[int, Record]]:
 def _mend(path: Path) -> None:
     """Drop lines that are not whole."""
     with path.open("rb") as file:
-        if all(_read(line) is not None for line in file):
-            return
+        whole = all(_read(line) is not None for line in file)
+    if not whole:
+        write_pieces(path, _whole(path))
 
-    def write(temporary: str) -> None:
-        with path.open("rb") as old, open(temporary, "wb") as new:
-            new.writelines(line for line in old if _read(line) is not None)
-            new.flush()
-            os.fsync(new.fileno())
 
-    write_atomic(path, write)
+def _whole(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from (line for line in file if _read(line) is not None)
 
 
 def _compare(path: Path, found: Record, expected: Record) -> None:
