@@ -91,6 +91,16 @@ def test_a_camera_softens(stream: RenderedText) -> None:
     assert edges(soft) < 0.85 * edges(stream)
 
 
+def test_text_is_larger_by_its_scale() -> None:
+    def height(scale: float) -> float:
+        stream = RenderedText(crop=160, seed=3, fonts=FONTS, degradation={"light": 1.0}, text_scale=scale)
+        masks = [(stream[i]["mask"][0].numpy() > 0.5).astype(np.uint8) for i in range(24)]
+        strokes = [cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_HEIGHT] for mask in masks]
+        return float(np.median(np.concatenate(strokes)))
+
+    assert 1.5 * height(1) < height(2) < 2.5 * height(1)
+
+
 def test_photographs_are_used_and_missing_folders_named(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (800, 900, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), noise)

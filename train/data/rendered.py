@@ -42,8 +42,8 @@ class RenderedText(Dataset[dict[str, Tensor]]):
 
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
     `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
-    alone is sharper than any photograph, and a model of it over-commits on real ones. Raises ConfigError where no
-    font is found.
+    alone is sharper than any photograph, and a model of it over-commits on real ones. text_scale: how much larger
+    than `font_pixels` says. Raises ConfigError where no font is found.
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class RenderedText(Dataset[dict[str, Tensor]]):
         fonts: list[Path] | None = None,
         degradation: dict[str, float] | None = None,
         camera: float = 0.0,
+        text_scale: float = 1.0,
     ) -> None:
         if crop % 16:
             raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
         self.crop, self.seed = crop, seed
         self.degradation = degradation or {"ftsr": 1.0}
-        self.camera = camera
+        self.camera, self.text_scale = camera, text_scale
         self.photographs = load_photographs(backgrounds or [])
         self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
 
@@ -190,6 +191,7 @@ def document(page: Page, rng: Generator) -> None:
     """Dense lines of one size on paper: books, receipts, lists, screens."""
     ground = paper(page, rng)
     script, pixels = page.script(), float(np.clip(math.exp(rng.normal(math.log(25), 0.35)), 12, 48))
+    pixels *= page.stream.text_scale
     font, leading = page.font(script, pixels), rng.uniform(1.15, 1.9)
     indent = rng.uniform(-2 * pixels, 2 * pixels)
     numbers = rng.random() < 0.25
@@ -238,7 +240,7 @@ def signs(page: Page, rng: Generator) -> None:
     """Lines of different sizes on a photograph, some on panels, some outlined or shadowed."""
     y = rng.uniform(0, page.size * 0.25)
     while y < page.size:
-        script, pixels = page.script(), font_pixels(rng)
+        script, pixels = page.script(), font_pixels(rng) * page.stream.text_scale
         font, text = page.font(script, pixels), line(script, rng)
         x = rng.uniform(-pixels, page.size * 0.4)
         left, top, right, bottom = (round(v) for v in font.getbbox(text))
@@ -290,7 +292,7 @@ def columns(page: Page, rng: Generator) -> None:
     """Text written downwards, right to left."""
     ground = paper(page, rng) if rng.random() < 0.5 else page.picture.mean((0, 1))
     script = "chinese" if "chinese" in page.stream.fonts else page.script()
-    pixels = font_pixels(rng)
+    pixels = font_pixels(rng) * page.stream.text_scale
     font, color = page.font(script, pixels), ink_pair(ground, rng)
 
     def draw(d: ImageDraw.ImageDraw) -> None:
@@ -307,7 +309,7 @@ def columns(page: Page, rng: Generator) -> None:
 
 def curved(page: Page, rng: Generator) -> None:
     """A line bent along an arc, as round labels and badges have it."""
-    script, pixels = page.script(), font_pixels(rng)
+    script, pixels = page.script(), font_pixels(rng) * page.stream.text_scale
     font, color = page.font(script, pixels), ink_pair(page.picture.mean((0, 1)), rng)
     straight = coverage(
         page.size, lambda d: d.text((0, page.size / 2 - pixels / 2), paragraph(script, rng, 30), font=font, fill=255)
@@ -371,6 +373,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fonts", nargs="*", type=Path, default=[Path("/usr/share/fonts")])
     parser.add_argument("--degradation", default="light", help="a preset's name")
     parser.add_argument("--camera", type=float, default=0.0, help="share of HR pictures that look photographed")
+    parser.add_argument("--text-scale", type=float, default=1.0, help="how much larger the text is")
     a = parser.parse_args(argv)
     stream = RenderedText(
         crop=a.crop,
@@ -379,6 +382,7 @@ def main(argv: list[str] | None = None) -> int:
         fonts=a.fonts,
         degradation={a.degradation: 1.0},
         camera=a.camera,
+        text_scale=a.text_scale,
     )
     write = sheet if a.out.suffix.lower() == ".png" else write_pairs
     write(stream, a.n, a.out)

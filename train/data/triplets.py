@@ -211,6 +211,7 @@ def _open(
                 fonts=[Path(folder) for folder in data.fonts],
                 degradation=config.degradation or data.degradation or None,
                 camera=data.camera,
+                text_scale=data.text_scale,
             )
         )
     if config.folder is None:
