@@ -18,7 +18,7 @@ from tadisr.errors import TADiSRError
 from tadisr.kolors.base import load_base
 from train import settings
 from train.build import build_model, build_optimizer
-from train.fit import fit, main
+from train.fit import fit, main, record
 from train.memory import need
 from train.schedule import EMA, Watch, learning_rate
 from train.settings import FitConfig
@@ -74,6 +74,13 @@ def test_a_checkpoint_loads_and_says_how_it_was_made(tmp_path: Path) -> None:
     assert tadisr.upscale(tadisr.load(out / "model.safetensors"), torch.rand(1, 3, 9, 9)).image.shape == (1, 3, 36, 36)
     again = fit(config(tmp_path / "second", "steps=1", f"init={out / 'model.safetensors'}", "lr=0"))
     assert adapter.read_header(again / "model.safetensors").training["init"]["steps"] == 2
+
+
+def test_a_header_names_its_readers_not_their_folders(tmp_path: Path) -> None:
+    read = record(config(tmp_path, f"loss.ocr_model=[{tmp_path}/a.onnx,b.onnx]"), 1, 1)
+    assert read["loss"]["ocr_model"] == ["a.onnx", "b.onnx"]
+    one = record(config(tmp_path, f"loss.ocr_model={tmp_path}/a.onnx", "data.text_scale=2"), 1, 1)
+    assert one["loss"]["ocr_model"] == ["a.onnx"] and one["data"]["text_scale"] == 2
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ import torch
 
 from tadisr import CheckpointError
 from train.losses import LossConfig, Objective
-from train.ocr_loss import OCRLoss, find_lines, rapidocr_recognizer, soften
+from train.ocr_loss import OCRLoss, divergence, find_lines, hellinger, rapidocr_recognizer, soften
 from train.onnx_torch import OnnxGraph, input_of
 
 
-@pytest.fixture(scope="module", params=["features", "reading"])
+@pytest.fixture(scope="module", params=["features", "reading", "hellinger"])
 def loss(request: pytest.FixtureRequest) -> OCRLoss:
     return OCRLoss(kind=request.param)
 
@@ -89,7 +89,7 @@ def test_the_blur_takes_away_what_is_one_pixel_wide() -> None:
 
 def test_what_reads_alike_costs_little_and_the_gradient_reaches_the_picture(loss: OCRLoss) -> None:
     picture, mask = page()
-    assert loss(picture, picture, mask) == 0
+    assert loss(picture, picture, mask).abs() < 1e-6
     blurred = torch.nn.functional.avg_pool2d(picture, 9, 1, 4)
     slightly = torch.nn.functional.avg_pool2d(picture, 3, 1, 1).requires_grad_()
     assert 0 < loss(slightly, picture, mask) < loss(blurred, picture, mask)
@@ -129,6 +129,15 @@ def test_so_many_lines_of_a_picture_are_read(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(loss.recognizers[0], "forward", lambda x, r=read[-1]: r.append(x.shape) or x.flatten(2))
         loss(picture, picture, mask)
     assert [len(shapes) for shapes in read] == [2, 4]  # a line of SR and one of HR; both lines of both
+
+
+def test_a_hopeless_line_counts_no_more_than_one() -> None:
+    same, other = torch.full((4, 5), -30.0), torch.full((4, 5), -30.0)
+    same[:, 0], other[:, 1] = 30, 30  # sure of different characters
+    assert hellinger(same, same).item() == pytest.approx(0, abs=1e-6)
+    assert hellinger(same, other).item() == pytest.approx(1, abs=1e-6) and divergence(same, other) > 50
+    half = torch.tensor([[0.5, 0.5]]).log()  # by hand: 1 - sqrt(.5 * 1)
+    assert hellinger(half, torch.tensor([[0.0, -200.0]])).item() == pytest.approx(1 - 0.5**0.5, abs=1e-6)
 
 
 def test_several_recognisers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,11 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     """What a checkpoint's header says of its training."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     table = settings.to_dict(config)
-    data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera")}
+    data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera", "text_scale")}
+    loss: dict[str, Any] = table["loss"]
+    if config.loss.ocr_model is not None:  # the files' names: where they lay is nobody's business
+        files = [config.loss.ocr_model] if isinstance(config.loss.ocr_model, str) else config.loss.ocr_model
+        loss = loss | {"ocr_model": [Path(file).name for file in files]}
     return {
         "steps": step,
         "batch": config.batch * config.accumulate * world,
@@ -109,7 +113,7 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
         "seed": config.seed,
         "commit": commit or "unknown",
         "data": data | ({"sources": table["data"]["sources"]} if config.data.sources else {}),
-        "loss": table["loss"],
+        "loss": loss,
         "init": None if config.init is None else adapter.read_header(config.init).training,
     }
 

@@ -34,7 +34,7 @@ class LossConfig:
     seg: float = 1.0  # weight of l_seg as a whole; the paper adds the two as they are
     grid: float = 0.0  # of a pattern that repeats with the LR pixels; not in the paper
     ocr: float = 0.0  # of what PP-OCR's recogniser sees, see ocr_loss.py; not in the paper
-    ocr_kind: Literal["features", "reading"] = "features"
+    ocr_kind: Literal["features", "reading", "hellinger"] = "features"
     ocr_model: str | tuple[str, ...] | None = None  # an ONNX file, or several that take turns; None: rapidocr's own
     ocr_lines: int = 4  # of each picture
 

@@ -34,16 +34,21 @@ class OCRLoss(nn.Module):
     """A distance of the two readings of at most `lines` lines a picture.
 
     kind: `features`: mean squared distance of the last features before the characters; `reading`: Kullback-Leibler
-    divergence of what is read in SR from what is read in HR, over the characters, mean over the columns, in nats.
+    divergence of what is read in SR from what is read in HR, over the characters, mean over the columns, in nats;
+    `hellinger`: the squared Hellinger distance of the two, in [0, 1], by which a hopeless line counts no more than one.
     models: ONNX files of PP-OCR's recognisers, which take turns; none: the one that lies in rapidocr's wheel.
     Raises ConfigError.
     """
 
     def __init__(
-        self, models: tuple[str, ...] = (), *, kind: Literal["features", "reading"] = "features", lines: int = 4
+        self,
+        models: tuple[str, ...] = (),
+        *,
+        kind: Literal["features", "reading", "hellinger"] = "features",
+        lines: int = 4,
     ) -> None:
         super().__init__()
-        last = {"features": "MatMul", "reading": "Softmax"}[kind]
+        last = {"features": "MatMul", "reading": "Softmax", "hellinger": "Softmax"}[kind]
         files = [Path(model) for model in models] or [rapidocr_recognizer()]
         self.recognizers = nn.ModuleList(OnnxGraph(path, output=input_of(path, last, 0)) for path in files)
         self.recognizers.requires_grad_(False).eval()
@@ -65,7 +70,7 @@ class OCRLoss(nn.Module):
         ours = read(recognizer, [soften(cut(image[i : i + 1], window), sigma) for i, window in cuts])
         with torch.no_grad():
             theirs = read(recognizer, [soften(cut(target[i : i + 1], window), sigma) for i, window in cuts])
-        distance = F.mse_loss if self.kind == "features" else divergence
+        distance = {"features": F.mse_loss, "reading": divergence, "hellinger": hellinger}[self.kind]
         return torch.stack([distance(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
 
 
@@ -83,6 +88,11 @@ def read(recognizer: nn.Module, lines: list[Tensor]) -> list[Tensor]:
 def divergence(logits: Tensor, target: Tensor) -> Tensor:
     """KL(target || logits) of (steps, characters), mean over the steps."""
     return F.kl_div(logits.log_softmax(-1), target.log_softmax(-1), log_target=True, reduction="batchmean")
+
+
+def hellinger(logits: Tensor, target: Tensor) -> Tensor:
+    """Squared Hellinger distance, 1 - sum(sqrt(p q)), of (steps, characters), mean over the steps, in [0, 1]."""
+    return (1 - ((logits.log_softmax(-1) + target.log_softmax(-1)) / 2).exp().sum(-1)).mean()
 
 
 def find_lines(mask: Tensor, *, smallest: int = 16) -> list[Window]:
