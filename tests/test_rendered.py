@@ -12,6 +12,7 @@ import torch
 from tadisr import ConfigError
 from train.data import rendered, strings
 from train.data.degradation import PRESETS, bicubic, degrade, gaussian_kernel, mixture, sinc_kernel
+from train.data.grounds import masonry
 from train.data.rendered import SCENES, Page, RenderedText, main
 
 FOLDERS = [Path("/usr/share/fonts") / name for name in ("truetype/liberation", "truetype/wqy", "truetype/dejavu")]
@@ -91,14 +92,18 @@ def test_a_camera_softens(stream: RenderedText) -> None:
     assert edges(soft) < 0.85 * edges(stream)
 
 
-def test_text_is_larger_by_its_scale() -> None:
-    def height(scale: float) -> float:
-        stream = RenderedText(crop=160, seed=3, fonts=FONTS, degradation={"light": 1.0}, text_scale=scale)
-        masks = [(stream[i]["mask"][0].numpy() > 0.5).astype(np.uint8) for i in range(24)]
-        strokes = [cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_HEIGHT] for mask in masks]
-        return float(np.median(np.concatenate(strokes)))
+@pytest.mark.parametrize("kind", [kind for kind in SCENES if kind != "plain"])
+def test_text_is_larger_by_its_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_em(scale: float) -> float:
+        asked: list[float] = []
+        font = Page.font
+        monkeypatch.setattr(Page, "font", lambda page, script, em: asked.append(em) or font(page, script, em))
+        rng = np.random.default_rng(3)
+        SCENES[kind][0](Page(96, RenderedText(crop=64, fonts=FONTS, text_scale=scale), rng), rng)
+        monkeypatch.undo()
+        return asked[0]
 
-    assert 1.5 * height(1) < height(2) < 2.5 * height(1)
+    assert first_em(1.5) == pytest.approx(1.5 * first_em(1))
 
 
 def test_photographs_are_used_and_missing_folders_named(tmp_path: Path) -> None:
@@ -114,6 +119,22 @@ def test_photographs_are_used_and_missing_folders_named(tmp_path: Path) -> None:
         RenderedText(crop=64, fonts=[tmp_path])
     with pytest.raises(ConfigError, match="multiple of 16"):
         RenderedText(crop=50, fonts=FONTS)
+
+
+def test_a_wall_has_joints_through_all_of_it() -> None:
+    seen = 0
+    for seed in range(12):
+        wall = masonry(128, np.random.default_rng(seed))
+        assert wall.shape == (128, 128, 3) and wall.dtype == np.float32 and wall.min() >= 0 and wall.max() <= 1
+        _, number, counts = np.unique(wall.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+        assert (counts > 30).sum() > 3  # bricks of several tones
+        through = [
+            np.mean(there)
+            for there in (number.reshape(128, 128) == color for color in np.flatnonzero(counts > 100))
+            if np.ptp(np.argwhere(there), axis=0).min() > 115
+        ]
+        seen += 0 < min(through, default=0) < 0.6
+    assert seen >= 8  # the thinnest are all edge: no two pixels alike
 
 
 def test_a_font_without_the_script_is_not_taken(stream: RenderedText) -> None:

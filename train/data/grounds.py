@@ -19,8 +19,11 @@ PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shor
 
 
 def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator) -> Array:
-    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3)."""
-    if not photographs or rng.random() < 0.12:
+    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3); now and then a wall."""
+    share = rng.random()
+    if share < 0.1:
+        return masonry(size, rng)
+    if not photographs or share < 0.2:
         return procedural(size, rng)
     photograph = photographs[int(rng.integers(len(photographs)))]
     side = min(photograph.shape[:2])
@@ -44,6 +47,31 @@ def procedural(size: int, rng: Generator) -> Array:
         coarse = rng.uniform(0, 1, (int(rng.integers(3, 24)),) * 2).astype(np.float32)
         mix = np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
     return first + (second - first) * mix[..., None]
+
+
+def masonry(size: int, rng: Generator) -> Array:
+    """Bricks or tiles with joints between them, a little turned: lines as thin as strokes that are no text."""
+    height = rng.uniform(10, 70)
+    width = height * (rng.uniform(1.8, 3.5) if rng.random() < 0.7 else 1.0)
+    offset = rng.choice([0.0, 0.5, 0.5, 1 / 3])  # of a course against the one below
+    joint = max(1.0, height * rng.uniform(0.04, 0.2))
+    angle = rng.normal(0, 0.08)
+    y, x = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32), indexing="ij")
+    along, up = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    course = np.floor(up / height)
+    along = along / width + course * offset + rng.uniform(0, 1)
+    edge = np.minimum(_to_edge(up / height) * height, _to_edge(along) * width)  # pixels to the nearest joint's middle
+    mortar = np.clip(joint / 2 - edge + 0.5, 0, 1)[..., None]
+    brick, filling = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    number = (course * 57 + np.floor(along)).astype(np.int64) % 101  # every brick burnt otherwise
+    tones = rng.normal(0, rng.uniform(0.01, 0.08), (101, 3)).astype(np.float32)
+    wall = brick + tones[number]
+    return np.clip(wall + (filling - wall) * mortar, 0, 1).astype(np.float32)
+
+
+def _to_edge(place: Array) -> Array:
+    """The distance to the nearest whole number."""
+    return np.abs(place - np.round(place))
 
 
 def gradient(size: int, rng: Generator) -> Array:
