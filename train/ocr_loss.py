@@ -48,7 +48,9 @@ class OCRLoss(nn.Module):
         lines: int = 4,
     ) -> None:
         super().__init__()
-        last = {"features": "MatMul", "reading": "Softmax", "hellinger": "Softmax"}[kind]
+        last, self.distance = {
+            "features": ("MatMul", F.mse_loss), "reading": ("Softmax", divergence), "hellinger": ("Softmax", hellinger)
+        }[kind]  # fmt: skip
         files = [Path(model) for model in models] or [rapidocr_recognizer()]
         self.recognizers = nn.ModuleList(OnnxGraph(path, output=input_of(path, last, 0)) for path in files)
         self.recognizers.requires_grad_(False).eval()
@@ -70,8 +72,7 @@ class OCRLoss(nn.Module):
         ours = read(recognizer, [soften(cut(image[i : i + 1], window), sigma) for i, window in cuts])
         with torch.no_grad():
             theirs = read(recognizer, [soften(cut(target[i : i + 1], window), sigma) for i, window in cuts])
-        distance = {"features": F.mse_loss, "reading": divergence, "hellinger": hellinger}[self.kind]
-        return torch.stack([distance(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
+        return torch.stack([self.distance(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
 
 
 def some(items: list[T], count: int) -> list[T]:
@@ -91,8 +92,9 @@ def divergence(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def hellinger(logits: Tensor, target: Tensor) -> Tensor:
-    """Squared Hellinger distance, 1 - sum(sqrt(p q)), of (steps, characters), mean over the steps, in [0, 1]."""
-    return (1 - ((logits.log_softmax(-1) + target.log_softmax(-1)) / 2).exp().sum(-1)).mean()
+    """Squared Hellinger distance, sum((sqrt(p) - sqrt(q))^2) / 2, of (steps, characters), mean over the steps, in [0, 1]."""
+    roots = [(one.log_softmax(-1) / 2).exp() for one in (logits, target)]
+    return (roots[0] - roots[1]).square().sum(-1).mean() / 2
 
 
 def find_lines(mask: Tensor, *, smallest: int = 16) -> list[Window]:
