@@ -102,10 +102,9 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     table = settings.to_dict(config)
     data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera", "text_scale")}
-    loss: dict[str, Any] = table["loss"]
-    if config.loss.ocr_model is not None:  # the files' names: where they lay is nobody's business
-        files = [config.loss.ocr_model] if isinstance(config.loss.ocr_model, str) else config.loss.ocr_model
-        loss = loss | {"ocr_model": [Path(file).name for file in files]}
+    loss = table["loss"]
+    if config.loss.ocr_models:  # by name: where they lay is nobody's business
+        loss |= {"ocr_model": [Path(file).name for file in config.loss.ocr_models]}
     return {
         "steps": step,
         "batch": config.batch * config.accumulate * world,

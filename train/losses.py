@@ -38,6 +38,11 @@ class LossConfig:
     ocr_model: str | tuple[str, ...] | None = None  # an ONNX file, or several that take turns; None: rapidocr's own
     ocr_lines: int = 4  # of each picture
 
+    @property
+    def ocr_models(self) -> tuple[str, ...]:
+        """The files of `ocr_model`, however many; none: rapidocr's own."""
+        return (self.ocr_model,) if isinstance(self.ocr_model, str) else self.ocr_model or ()
+
 
 def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_mask: Tensor, gamma: float) -> Tensor:
     """l_mf of Eq. 8. Pictures (B, 3, H, W), masks (B, 1, H, W) in [0, 1] -> scalar.
@@ -116,8 +121,7 @@ class Objective(nn.Module):
         if config.ocr:
             from .ocr_loss import OCRLoss
 
-            files = (config.ocr_model,) if isinstance(config.ocr_model, str) else config.ocr_model or ()
-            self.ocr = OCRLoss(files, kind=config.ocr_kind, lines=config.ocr_lines)
+            self.ocr = OCRLoss(config.ocr_models, kind=config.ocr_kind, lines=config.ocr_lines)
 
     def forward(self, image: Tensor, logits: Tensor | None, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
         """Pictures (B, 3, H, W) in [0, 1]; logits and mask (B, 1, H, W) -> the weighted terms, their sum as `total`."""

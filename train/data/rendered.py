@@ -43,7 +43,7 @@ class RenderedText(Dataset[dict[str, Tensor]]):
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
     `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
     alone is sharper than any photograph, and a model of it over-commits on real ones. text_scale: how much larger
-    than `font_pixels` says. Raises ConfigError where no font is found.
+    than `Page.em` says. Raises ConfigError where no font is found.
     """
 
     def __init__(
@@ -112,6 +112,10 @@ class Page:
         self.mask = np.zeros((size, size), np.float32)
         self.turned = False
 
+    def em(self, median: float = 34, spread: float = 0.45, *, most: float = 120) -> float:
+        """An em height: as a rule most between 20 and 64 HR pixels, down to the barely legible and up to the whole crop."""
+        return float(np.clip(math.exp(self.rng.normal(math.log(median), spread)), 12, most)) * self.stream.text_scale
+
     def font(self, script: str, pixels: float) -> ImageFont.FreeTypeFont:
         """A random font that has the script; `pixels` is the em height."""
         paths = self.stream.fonts[script]
@@ -179,19 +183,13 @@ def ink_pair(ground: Color, rng: Generator) -> Color:
     return np.clip(target + tint * min(target + 0.1, 1.1 - target), 0, 1).astype(np.float32)
 
 
-def font_pixels(rng: Generator) -> float:
-    """Em heights: most between 20 and 64 HR pixels, down to the barely legible and up to the whole crop."""
-    return float(np.clip(math.exp(rng.normal(math.log(34), 0.45)), 12, 120))
-
-
 # ---- the scenes -----------------------------------------------------------------------------------------------------
 
 
 def document(page: Page, rng: Generator) -> None:
     """Dense lines of one size on paper: books, receipts, lists, screens."""
     ground = paper(page, rng)
-    script, pixels = page.script(), float(np.clip(math.exp(rng.normal(math.log(25), 0.35)), 12, 48))
-    pixels *= page.stream.text_scale
+    script, pixels = page.script(), page.em(25, 0.35, most=48)
     font, leading = page.font(script, pixels), rng.uniform(1.15, 1.9)
     indent = rng.uniform(-2 * pixels, 2 * pixels)
     numbers = rng.random() < 0.25
@@ -240,7 +238,7 @@ def signs(page: Page, rng: Generator) -> None:
     """Lines of different sizes on a photograph, some on panels, some outlined or shadowed."""
     y = rng.uniform(0, page.size * 0.25)
     while y < page.size:
-        script, pixels = page.script(), font_pixels(rng) * page.stream.text_scale
+        script, pixels = page.script(), page.em()
         font, text = page.font(script, pixels), line(script, rng)
         x = rng.uniform(-pixels, page.size * 0.4)
         left, top, right, bottom = (round(v) for v in font.getbbox(text))
@@ -292,7 +290,7 @@ def columns(page: Page, rng: Generator) -> None:
     """Text written downwards, right to left."""
     ground = paper(page, rng) if rng.random() < 0.5 else page.picture.mean((0, 1))
     script = "chinese" if "chinese" in page.stream.fonts else page.script()
-    pixels = font_pixels(rng) * page.stream.text_scale
+    pixels = page.em()
     font, color = page.font(script, pixels), ink_pair(ground, rng)
 
     def draw(d: ImageDraw.ImageDraw) -> None:
@@ -309,7 +307,7 @@ def columns(page: Page, rng: Generator) -> None:
 
 def curved(page: Page, rng: Generator) -> None:
     """A line bent along an arc, as round labels and badges have it."""
-    script, pixels = page.script(), font_pixels(rng) * page.stream.text_scale
+    script, pixels = page.script(), page.em()
     font, color = page.font(script, pixels), ink_pair(page.picture.mean((0, 1)), rng)
     straight = coverage(
         page.size, lambda d: d.text((0, page.size / 2 - pixels / 2), paragraph(script, rng, 30), font=font, fill=255)
