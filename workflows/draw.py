@@ -66,8 +66,6 @@ LAYOUT = """([api, name, text]) => {
     const lines = text.split('\\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / 48)), 0);
     note.setSize([360, 80 + 19 * lines]);
   }
-  // As JSON: what is undefined would come over as null, which the page refuses to read.
-  return JSON.stringify(app.graph.serialize());
 }"""
 
 # What a node of the chain is connected to outside becomes a socket of the blueprint.
@@ -91,6 +89,9 @@ FIT = """() => {
   app.canvas.ds.offset = [80 / s + (1500 / s - (x1 - x0)) / 2 - x0, 130 / s + (800 / s - (y1 - y0)) / 2 - y0];
   app.canvas.setDirty(true, true);
 }"""
+
+# As JSON: what is undefined would come over as null, which the page refuses to read. Its view is a part of it.
+SERIALIZE = f"() => {{ ({FIT})(); return JSON.stringify(app.graph.serialize()); }}"
 
 
 def draw_blueprint(page: Any) -> None:
@@ -172,9 +173,8 @@ def shot(page: Any) -> Image.Image:
 
 def draw(comfy: Comfy, page: Any, name: str) -> None:
     api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
-    workflow = json.loads(
-        page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text().strip()])
-    )
+    page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text().strip()])
+    workflow = json.loads(page.evaluate(SERIALIZE))
     workflow["id"] = "00000000-0000-0000-0000-000000000000"  # the page draws a new one each time
     (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)

@@ -77,6 +77,17 @@ def test_every_template_has_its_twin_and_its_thumbnail() -> None:
         assert sorted(path.stem for path in (ROOT / folder).glob(f"*.{kind}")) == TEMPLATES
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_opens_with_all_of_it_in_view(name: str) -> None:
+    """On a page of 1600 x 960, as its screenshot is. It was saved with the view of another template."""
+    workflow = read("workflows", f"{name}.json")
+    view = workflow["extra"]["ds"]
+    for node in workflow["nodes"]:
+        for axis, width in enumerate((1600, 960)):
+            start = (node["pos"][axis] + view["offset"][axis]) * view["scale"]
+            assert 0 <= start and start + node["size"][axis] * view["scale"] <= width, (node["type"], start)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TEMPLATES])
 def test_a_template_is_its_api_twin_and_runs(comfy: Comfy, page: Any, name: str) -> None:
     assert load(page, read("workflows", f"{name}.json")) == read("workflows", "api", f"{name}.json")
