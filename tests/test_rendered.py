@@ -137,6 +137,18 @@ def test_a_wall_has_joints_through_all_of_it() -> None:
     assert seen >= 8  # the thinnest are all edge: no two pixels alike
 
 
+def test_so_many_grounds_are_walls(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+    monkeypatch.setattr("train.data.grounds.masonry", lambda size, rng: built.append(size) or masonry(size, rng))
+    shares = []
+    for walls in (0.0, 0.5):
+        stream = RenderedText(crop=64, fonts=FONTS, walls=walls)
+        for i in range(40):
+            stream.sample(i)
+        shares.append(len(built))
+    assert shares[0] == 0 and 10 < shares[1] < 30
+
+
 def test_a_font_without_the_script_is_not_taken(stream: RenderedText) -> None:
     names = {Path(path).name for path, _ in stream.fonts.get("chinese", [])}
     assert not any(name.startswith(("Liberation", "DejaVu")) for name in names)

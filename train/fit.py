@@ -101,7 +101,7 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     """What a checkpoint's header says of its training."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     table = settings.to_dict(config)
-    data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera", "text_scale")}
+    data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera", "text_scale", "walls")}
     loss = table["loss"]
     if config.loss.ocr_models:  # by name: where they lay is nobody's business
         loss |= {"ocr_model": [Path(file).name for file in config.loss.ocr_models]}

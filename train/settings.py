@@ -42,6 +42,7 @@ class DataConfig:
     degradation: dict[str, float] = field(default_factory=dict)  # preset -> weight; rendered: none is ftsr's
     camera: float = 0.0  # rendered: share of HR pictures that look photographed, see RenderedText
     text_scale: float = 1.0  # rendered: how much larger the text is; at 1 less than half of it can be read in LR
+    walls: float = 0.1  # rendered: share of the grounds that are masonry
     workers: int = 1
 
     def __post_init__(self) -> None:

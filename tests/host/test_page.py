@@ -85,7 +85,7 @@ def test_a_template_opens_with_all_of_it_in_view(name: str) -> None:
     for node in workflow["nodes"]:
         for axis, width in enumerate((1600, 960)):
             start = (node["pos"][axis] + view["offset"][axis]) * view["scale"]
-            assert 0 <= start and start + node["size"][axis] * view["scale"] <= width, (node["type"], start)
+            assert start >= 0 and start + node["size"][axis] * view["scale"] <= width, (node["type"], start)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TEMPLATES])

@@ -18,12 +18,12 @@ Array = NDArray[Any]  # float32
 PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shorter side
 
 
-def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator) -> Array:
-    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3); now and then a wall."""
+def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator, *, walls: float = 0.1) -> Array:
+    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3); a share of `walls`."""
     share = rng.random()
-    if share < 0.1:
+    if share < walls:
         return masonry(size, rng)
-    if not photographs or share < 0.2:
+    if not photographs or share < walls + 0.1:
         return procedural(size, rng)
     photograph = photographs[int(rng.integers(len(photographs)))]
     side = min(photograph.shape[:2])

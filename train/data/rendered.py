@@ -43,7 +43,7 @@ class RenderedText(Dataset[dict[str, Tensor]]):
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
     `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
     alone is sharper than any photograph, and a model of it over-commits on real ones. text_scale: how much larger
-    than `Page.em` says. Raises ConfigError where no font is found.
+    than `Page.em` says. walls: share of grounds that are masonry. Raises ConfigError where no font is found.
     """
 
     def __init__(
@@ -56,12 +56,13 @@ class RenderedText(Dataset[dict[str, Tensor]]):
         degradation: dict[str, float] | None = None,
         camera: float = 0.0,
         text_scale: float = 1.0,
+        walls: float = 0.1,
     ) -> None:
         if crop % 16:
             raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
         self.crop, self.seed = crop, seed
         self.degradation = degradation or {"ftsr": 1.0}
-        self.camera, self.text_scale = camera, text_scale
+        self.camera, self.text_scale, self.walls = camera, text_scale, walls
         self.photographs = load_photographs(backgrounds or [])
         self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
 
@@ -108,7 +109,7 @@ class Page:
 
     def __init__(self, size: int, stream: RenderedText, rng: Generator) -> None:
         self.size, self.stream, self.rng = size, stream, rng
-        self.picture = background(size, stream.photographs, rng)
+        self.picture = background(size, stream.photographs, rng, walls=stream.walls)
         self.mask = np.zeros((size, size), np.float32)
         self.turned = False
 

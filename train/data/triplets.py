@@ -212,6 +212,7 @@ def _open(
                 degradation=config.degradation or data.degradation or None,
                 camera=data.camera,
                 text_scale=data.text_scale,
+                walls=data.walls,
             )
         )
     if config.folder is None:
