@@ -347,6 +347,26 @@ def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_p
     assert header.bytes < 0.6 * (tmp_path / "run.safetensors").stat().st_size
 
 
+def test_the_mean_of_runs_is_shipped(compact: TADiSR, tmp_path: Path) -> None:
+    from train.ship import ship
+
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for i, file in enumerate(files):
+        with torch.no_grad():
+            compact.prompt.embedding.fill_(float(i * i))
+        adapter.save(compact, file, training={"seed": i})
+    ship(files[0], tmp_path / "out.safetensors", mean=files[1:])
+    shipped = tadisr.load(tmp_path / "out.safetensors")
+    torch.testing.assert_close(
+        shipped.prompt.embedding, torch.full_like(shipped.prompt.embedding, 5 / 3), atol=1e-3, rtol=0
+    )
+    assert adapter.read_header(tmp_path / "out.safetensors").training["mean_with"] == [{"seed": 1}, {"seed": 2}]
+    other = TADiSR(dataclasses.replace(compact.config, name="other"))
+    adapter.save(other, files[1], training={})
+    with pytest.raises(ConfigError, match="one config"):
+        ship(files[0], tmp_path / "out.safetensors", mean=files[1:])
+
+
 PLAIN = {"mse", "lpips", "mf", "seg_mse", "focal", "dice"}
 ABLATIONS = {
     "ablation-full": PLAIN,

@@ -4,6 +4,7 @@
 
 A model trained for the mean error draws uncertain strokes harder than a reader likes. What it mends at the scale of the
 LR picture, the mean of each patch, is certain and stays; the detail within a patch is what it guesses, and is scaled.
+Runs from one start can be shipped as the mean of their weights, which is less any one run's chance.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ from tadisr import adapter
 from tadisr.errors import ConfigError, TADiSRError
 
 
-def ship(source: Path, target: Path, *, gain: float = 1.0, detail: float = 1.0) -> None:
+def ship(source: Path, target: Path, *, mean: list[Path] | None = None, gain: float = 1.0, detail: float = 1.0) -> None:
     """Write `source` to `target` in fp16, its residual on the upscaled input times `gain`, the part of it within each
-    patch also times `detail`. Raises ConfigError for a model without a residual.
+    patch also times `detail`. mean: more checkpoints, the mean of whose weights and its own is taken. Raises ConfigError
+    for a model without a residual, and for checkpoints of different configs.
     """
-    model = tadisr.load(source)
+    model, others = tadisr.load(source), [tadisr.load(path) for path in mean or []]
+    if any(other.config != model.config for other in others):
+        raise ConfigError("The mean of weights needs checkpoints of one config.")
+    with torch.no_grad():
+        for same in zip(*(one.parameters() for one in (model, *others)), strict=True):
+            same[0].copy_(torch.stack([parameter.double() for parameter in same]).mean(0))
     if (gain, detail) != (1, 1) and not model.config.residual:
         raise ConfigError(
             f"A gain of {gain} and detail of {detail} need a model with a residual; {model.config.name} has none."
@@ -31,9 +38,11 @@ def ship(source: Path, target: Path, *, gain: float = 1.0, detail: float = 1.0) 
     with torch.no_grad():
         for parameter in model.vae.decoder.conv_out.parameters():  # the last layer: linear in the residual
             pixels = parameter.unflatten(0, (3, model.config.patch**2))  # of a patch, as pixel_shuffle lays them out
-            mean = pixels.mean(1, keepdim=True)
-            parameter.copy_((gain * (mean + detail * (pixels - mean))).flatten(0, 1))
+            whole = pixels.mean(1, keepdim=True)
+            parameter.copy_((gain * (whole + detail * (pixels - whole))).flatten(0, 1))
     training = adapter.read_header(source).training | {"residual_gain": gain, "residual_detail": detail}
+    if mean:
+        training["mean_with"] = [adapter.read_header(path).training for path in mean]
     adapter.save(model, target, training=training, dtype=torch.float16)
 
 
@@ -41,13 +50,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.ship", description="Make a file to ship from a checkpoint.")
     parser.add_argument("source", type=Path, help="a checkpoint of ours that stands alone")
     parser.add_argument("target", type=Path)
+    parser.add_argument("--mean", type=Path, nargs="+", help="more checkpoints, to take the mean of all their weights")
     parser.add_argument("--gain", type=float, default=1.0, help="of the residual (default 1)")
     parser.add_argument(
         "--detail", type=float, default=1.0, help="of what the residual adds within a patch (default 1)"
     )
     arguments = parser.parse_args(argv)
     try:
-        ship(arguments.source, arguments.target, gain=arguments.gain, detail=arguments.detail)
+        ship(arguments.source, arguments.target, mean=arguments.mean, gain=arguments.gain, detail=arguments.detail)
     except TADiSRError as error:
         sys.exit(f"error: {error}")
     return 0
