@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,12 +21,12 @@ from tadisr import adapter
 from tadisr.errors import ConfigError, TADiSRError
 
 
-def ship(source: Path, target: Path, *, mean: list[Path] | None = None, gain: float = 1.0, detail: float = 1.0) -> None:
+def ship(source: Path, target: Path, *, mean: Sequence[Path] = (), gain: float = 1.0, detail: float = 1.0) -> None:
     """Write `source` to `target` in fp16, its residual on the upscaled input times `gain`, the part of it within each
     patch also times `detail`. mean: more checkpoints, the mean of whose weights and its own is taken. Raises ConfigError
     for a model without a residual, and for checkpoints of different configs.
     """
-    model, others = tadisr.load(source), [tadisr.load(path) for path in mean or []]
+    model, others = tadisr.load(source), [tadisr.load(path) for path in mean]
     if any(other.config != model.config for other in others):
         raise ConfigError("The mean of weights needs checkpoints of one config.")
     with torch.no_grad():
@@ -50,7 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.ship", description="Make a file to ship from a checkpoint.")
     parser.add_argument("source", type=Path, help="a checkpoint of ours that stands alone")
     parser.add_argument("target", type=Path)
-    parser.add_argument("--mean", type=Path, nargs="+", help="more checkpoints, to take the mean of all their weights")
+    parser.add_argument(
+        "--mean", type=Path, nargs="+", default=(), help="more checkpoints, to take the mean of all their weights"
+    )
     parser.add_argument("--gain", type=float, default=1.0, help="of the residual (default 1)")
     parser.add_argument(
         "--detail", type=float, default=1.0, help="of what the residual adds within a patch (default 1)"
