@@ -25,8 +25,8 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def sobel(image: torch.Tensor) -> torch.Tensor:
-    """By hand: the normalised 3x3 Sobel pair on a replicated border, (B, C, 2, H, W)."""
-    x = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    """Compute the plain 3x3 Sobel pair on a replicated border by a convolution, (B, C, 2, H, W)."""
+    x = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="replicate").flatten(0, 1)[:, None]
     pair = torch.nn.functional.conv2d(padded, torch.stack([x, x.T])[:, None])
     return pair.unflatten(0, image.shape[:2])
@@ -41,6 +41,18 @@ def test_modified_focal_is_equation_8(pictures: tuple[torch.Tensor, ...]) -> Non
     plain = ((sobel(image) - sobel(target)) ** 2).mean()
     torch.testing.assert_close(modified_focal(image, target, None, mask, 2.0), plain)
     assert modified_focal(image, target, mask, mask, 2.0) == 0  # a right mask forgives every edge
+
+
+def test_modified_focal_by_hand() -> None:
+    """A vertical step of 0.5 in a 3 x 4 image, the mask wrong by 0.5 everywhere.
+
+    The plain Sobel kernel (1, 2, 1) gives 0.5 * 4 = 2 in the two columns beside the step, 0 elsewhere and in the vertical
+    direction: squares of 4 in 6 of 24 values, times 0.5 ** 2, a mean of 0.25. Divided by 8 it would be 64 times less.
+    """
+    step = torch.tensor([0.0, 0, 0.5, 0.5]).expand(1, 3, 3, 4)
+    half, full = torch.full((1, 1, 3, 4), 0.5), torch.ones(1, 1, 3, 4)
+    assert modified_focal(step, torch.zeros_like(step), half, full, 2.0).item() == pytest.approx(0.25)
+    assert modified_focal(step, torch.zeros_like(step), None, full, 2.0).item() == pytest.approx(1.0)
 
 
 def test_focal_is_lins(pictures: tuple[torch.Tensor, ...]) -> None:
@@ -109,6 +121,22 @@ def test_lpips_with_a_random_backbone(net: str, pictures: tuple[torch.Tensor, ..
     assert image.grad is not None and image.grad.any()
     assert not any(p.requires_grad for p in objective.parameters())
     assert objective(target, logits, target, mask)["lpips"] < 1e-6
+
+
+def test_lpips_ranges(pictures: tuple[torch.Tensor, ...]) -> None:
+    """`unit` feeds LPIPS clamped images in [0, 1], `signed` the documented [-1, 1]."""
+    image, logits, target, mask = (torch.nn.functional.interpolate(x, (64, 64)) for x in pictures)
+    image = image * 1.5 - 0.25
+    signed, unit = (
+        Objective(dataclasses.replace(OFF, lpips=1.0, lpips_range=name), random_backbone=True)
+        for name in ("signed", "unit")
+    )
+    unit.lpips = signed.lpips  # one random network
+    expected = signed.lpips(image.clamp(0, 1), target).mean()
+    torch.testing.assert_close(unit(image, logits, target, mask)["lpips"], expected)
+    torch.testing.assert_close(
+        signed(image, logits, target, mask)["lpips"], signed.lpips(image * 2 - 1, target * 2 - 1).mean()
+    )
 
 
 def test_lpips_without_its_backbone_is_an_error(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def test_settings_are_checked(override: str, message: str) -> None:
 
 def test_settings_inherit_and_read_off_as_a_word() -> None:
     first, second = (settings.read(CONFIGS / name) for name in ("compact.yaml", "compact_camera.yaml"))
-    assert first.loss.lpips == "off" and second.loss.mf == first.loss.mf == 10
+    assert first.loss.lpips == "off" and second.loss.mf == first.loss.mf == 10 / 64
     assert second.init == f"{first.out}/model.safetensors" and second.data.camera > 0
     assert second.data.degradation.keys() == first.data.degradation.keys()
     ablated = settings.model_config({"preset": "compact", "decoder": {"joint": False}})

@@ -23,7 +23,10 @@ class LossConfig:
 
     mse: float = 1.0
     lpips: float | Literal["off"] = 5.0  # lambda_1
-    lpips_net: Literal["vgg", "alex"] = "vgg"  # the paper does not name LPIPS's network
+    lpips_net: Literal["vgg", "alex"] = "vgg"  # the paper names no network; vgg in the authors' training code
+    # Range of the images that LPIPS sees. signed: [-1, 1], as the LPIPS package documents it; unit: [0, 1] after a clamp,
+    # as the authors' training code feeds it.
+    lpips_range: Literal["signed", "unit"] = "signed"
     mf: float = 10.0  # lambda_2
     gamma: float = 2.0  # of l_mf; not given in the paper, 2 in the authors' code
     seg_mse: float = 1.0
@@ -45,12 +48,13 @@ class LossConfig:
 
 
 def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_mask: Tensor, gamma: float) -> Tensor:
-    """l_mf of Eq. 8. Pictures (B, 3, H, W), masks (B, 1, H, W) in [0, 1] -> scalar.
+    """Compute l_mf of Eq. 8: the squared Sobel difference, weighted by the mask's error at each pixel.
 
-    The Sobel difference counts by how wrong the mask is there. Without a predicted mask (the ablation "w/o JSD")
-    every pixel counts fully.
+    Images (B, 3, H, W), masks (B, 1, H, W), all in [0, 1] -> scalar. The kernel is the plain 1-2-1 Sobel pair on a
+    replicated border, as in the authors' code and both public reimplementations; kornia's default divides it by 8, which
+    makes this term 64 times smaller. Without a predicted mask (the ablation "w/o JSD") every pixel has weight 1.
     """
-    edges = kornia.filters.spatial_gradient(image - target)  # (B, 3, 2, H, W): Sobel is linear
+    edges = kornia.filters.spatial_gradient(image - target, normalized=False)  # (B, 3, 2, H, W): Sobel is linear
     if mask is None:
         return edges.square().mean()
     wrong = 1 - mask * target_mask - (1 - mask) * (1 - target_mask)
@@ -110,6 +114,13 @@ def make_lpips(net: str, *, random_backbone: bool = False) -> nn.Module:
         return lpips.LPIPS(net=net, pnet_rand=random_backbone, verbose=False).requires_grad_(False).eval()
 
 
+def lpips_distance(network: nn.Module, image: Tensor, target: Tensor, value_range: str) -> Tensor:
+    """Compute the mean LPIPS of images (B, 3, H, W) in [0, 1] -> scalar. value_range: `signed` or `unit`, see LossConfig."""
+    if value_range == "unit":
+        return network(image.clamp(0, 1), target.clamp(0, 1)).mean()
+    return network(image * 2 - 1, target * 2 - 1).mean()
+
+
 class Objective(nn.Module):
     """l_tot and its parts. `random_backbone` is for tests of the LPIPS path where no weights can be had."""
 
@@ -131,7 +142,7 @@ class Objective(nn.Module):
         if c.mse:
             terms["mse"] = c.mse * F.mse_loss(image, target)
         if self.lpips is not None and c.lpips != "off":
-            terms["lpips"] = c.lpips * self.lpips(image * 2 - 1, target * 2 - 1).mean()
+            terms["lpips"] = c.lpips * lpips_distance(self.lpips, image, target, c.lpips_range)
         if c.mf:
             terms["mf"] = c.mf * modified_focal(image, target, mask, target_mask, c.gamma)
         if c.grid:
