@@ -232,14 +232,35 @@ def test_checkpoints_rotate_and_the_best_is_kept(tmp_path: Path) -> None:
     out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 16, ocr: rapidocr}"))
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["0000004", "0000005"]
     rows = [line.split(",") for line in (out / "validation.csv").read_text().splitlines()]
-    assert rows[0] == ["step", "psnr", "psnr_bicubic", "mask_iou", "ocr_a"] and [row[0] for row in rows[1:]] == [
-        "2",
-        "4",
-        "5",
-    ]
+    assert rows[0] == [
+        "step",
+        "psnr",
+        "psnr_bicubic",
+        "mask_iou",
+        "ocr_a",
+        "ocr_a_small",
+    ]  # 64 pixels: all of it is small
+    assert [row[0] for row in rows[1:]] == ["2", "4", "5"]
     best = max(rows[1:], key=lambda row: float(row[1]))
     assert adapter.read_header(out / "best-psnr.safetensors").training["steps"] == int(best[0])
-    assert (out / "best-ocr_a.safetensors").exists()
+    assert (out / "best-ocr_a.safetensors").exists() and (out / "best-small.safetensors").exists()
+
+
+def test_a_mixture_validates_what_its_config_names(tmp_path: Path) -> None:
+    """Two sources with images smaller than the crop: a score of each, and the best chosen by the named one alone."""
+    from test_triplets import pairs
+
+    table = ", ".join(
+        f"{name}: {{folder: {pairs(tmp_path / name)}, held_out: {tmp_path / name}, weight: 1}}" for name in "ab"
+    )
+    options = ["steps=2", "data.workers=0", "data.kind=mixture", f"data.sources={{{table}}}", "data.crop=80", "panel=2"]
+    out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 4, best: [b]}"))
+    head, row = ((out / "validation.csv").read_text().splitlines()[i].split(",") for i in (0, 1))
+    scores = dict(zip(head, row, strict=True))
+    assert [name for name in head if name.startswith("psnr@")] == ["psnr@a", "psnr@b"]
+    assert scores["psnr"] == scores["psnr@b"]
+    with pytest.raises(ConfigError, match=r"validate.best names c; validated are a, b"):
+        fit(config(tmp_path / "other", *options, "validate={every: 2, pictures: 4, best: [c]}"))
 
 
 def test_a_loss_that_is_no_number_stops_with_a_saved_state(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def test_the_second_stage_goes_on_from_the_first() -> None:
     first, second = (settings.read(CONFIGS / f"kolors-{name}.yaml") for name in ("ftsr", "realce"))
     assert second.init == f"{first.out}/model.safetensors" and second.out != first.out and second.lr < first.lr
     assert {s.kind: s.weight for s in second.data.sources.values()} == {"ftsr": 0.1, "realce": 0.9}
+    assert (second.steps, second.lr, second.data.sources["realce"].view) == (17_500, 2e-5, "zoom")
     assert (second.base, second.prompt, second.model, second.loss) == (
         first.base,
         first.prompt,

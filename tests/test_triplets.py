@@ -14,7 +14,6 @@ from PIL import Image
 from test_rendered import FONTS
 
 from tadisr import ConfigError
-from tadisr.errors import ImageError
 from train import settings
 from train.data.triplets import Mixture, PairCrops, Share, Triplets, held_out_samples, training_samples
 from train.settings import DataConfig
@@ -147,14 +146,142 @@ def test_what_is_held_out(tmp_path: Path) -> None:
     assert isinstance(trained, PairCrops) and len(trained) == 3
 
 
-def test_pictures_without_masks_or_too_small_are_refused(tmp_path: Path) -> None:
+def test_images_without_masks_are_refused(tmp_path: Path) -> None:
     bare = data(kind="pairs", folder=str(pairs(tmp_path / "bare", mask=None)))
     with pytest.raises(ConfigError, match=r"has no text mask \(4 of 4\).*joint: false"):
         training_samples(bare, seed=0)
     assert not training_samples(bare, seed=0, needs_mask=False).sample(0)["mask"].any()
-    large = training_samples(data(kind="pairs", folder=str(tmp_path / "bare"), crop=80), seed=0, needs_mask=False)
-    with pytest.raises(ImageError, match="is 96x64, smaller than the crop of 80"):
-        large.sample(0)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["quarter", "upscaled"])
+def test_images_smaller_than_the_crop(same: bool, tmp_path: Path) -> None:
+    """64 rows, 96 columns under a crop of 80: padded by repeating the border, or enlarged to 80 rows."""
+    folder = str(pairs(tmp_path / "p", same=same))
+    padded = training_samples(data(kind="pairs", folder=folder, crop=80), seed=0).sample(0)
+    assert padded["hr"].shape == padded["upscaled"].shape == (3, 80, 80) and padded["mask"].shape == (1, 80, 80)
+    assert (padded["hr"][1, :8] == 0).all() and (padded["hr"][1, -8:] == padded["hr"][1, -9]).all()  # rows 0 and 63
+    assert not padded["mask"][:, :8].any() and padded["mask"][:, 8:-8].any()
+    large = training_samples(data(kind="pairs", folder=folder, crop=80, smaller="enlarge"), seed=0).sample(0)
+    assert (large["hr"][1].diff(dim=0) * 255 / 3).mean() == pytest.approx(63 / 79, abs=0.02)  # 64 rows become 80
+    assert large["mask"][:, :8].any()
+    for sample in (padded, large):
+        inner = np.s_[:, 20:-20, 20:-20]
+        assert (sample["upscaled"][inner] - sample["hr"][inner]).abs().max() < 0.02
+
+
+def test_whole_and_zoomed_images(tmp_path: Path) -> None:
+    """whole: the longest side at the crop, sides in multiples of 32; zoom: some samples enlarged, validation never."""
+    folder = pairs(tmp_path / "p", same=True)
+    (folder / "train.txt").write_text("0\n1\n2\n")
+    (folder / "test.txt").write_text("3\n")
+    fields = {"kind": "pairs", "folder": str(folder), "crop": 96, "zoom_share": 0.5}
+    whole = training_samples(data(**fields, view="whole"), seed=0).sample(0)
+    assert whole["hr"].shape == (3, 96, 96) and not whole["mask"][:, :16].any() and not whole["mask"][:, -16:].any()
+    assert place(whole["hr"]) == (0, 0) and whole["hr"][1, -1, 0] * 255 == 63 * 3  # all of its 64 rows
+    small = training_samples(data(**fields | {"crop": 48}, view="whole"), seed=0).sample(0)
+    assert (small["hr"][1, 24].diff().abs() < 1e-6).all() and small["hr"][0, 24, -1] * 255 > 180  # 96 columns in 32
+    zoomed = training_samples(data(**fields, view="zoom"), seed=0)
+    steps = [
+        float(zoomed.sample(i)["hr"][0, 48].diff().mean()) * 255 / 2 for i in range(24)
+    ]  # source columns per pixel
+    enlarged = [step for step in steps if step < 0.9]
+    assert 4 < len(enlarged) < 20 and all(1 / 6.5 < step < 0.52 for step in enlarged)
+    held_out, _ = held_out_samples(data(**fields, view="zoom"), seed=0)
+    assert place(held_out.sample(0)["hr"]) == (0, 0)
+    with pytest.raises(ConfigError, match=r"zoom is 0.5, 6 and"):
+        training_samples(data(**fields, zoom=[0.5, 6]), seed=0)
+
+
+def test_a_source_has_its_own_view_and_degradation(tmp_path: Path) -> None:
+    """One source whole, the other cropped; LR can be made of a whole image too."""
+    sources = {
+        "a": {"folder": str(pairs(tmp_path / "a")), "weight": 1, "view": "whole", "degradation": {"ftsr": 1.0}},
+        "b": {"folder": str(pairs(tmp_path / "b")), "weight": 1},
+    }
+    mixed = training_samples(data(kind="mixture", sources=sources), seed=0)
+    assert isinstance(mixed, Mixture)
+    whole, crop = (source for source in mixed.sources if isinstance(source, PairCrops))
+    assert (whole.viewer.view, crop.viewer.view) == ("whole", "crop")
+    sample = whole.sample(0)
+    assert sample["upscaled"].shape == (3, 32, 32) and sample["hr"][0].max() * 255 > 180
+
+
+def test_a_source_of_weight_zero_is_not_opened(tmp_path: Path) -> None:
+    """Neither for training nor for validation or the panel: its folder need not exist."""
+    folder = pairs(tmp_path / "p")
+    (folder / "train.txt").write_text("0\n1\n")
+    (folder / "test.txt").write_text("2\n3\n")
+    sources: dict[str, Any] = {
+        "text": {"folder": str(folder)},
+        "realce": {"kind": "realce", "folder": str(tmp_path / "missing"), "weight": 0.0},
+    }
+    config = data(kind="mixture", sources=sources)
+    assert training_samples(config, seed=0).sample(0)["hr"].shape == (3, 32, 32)
+    held_out, count = held_out_samples(config, seed=0)
+    assert held_out.names == ("text",) and count == 2
+    with pytest.raises(ConfigError, match="names realce, which is not among the sources that train: text"):
+        held_out_samples(config, seed=0, names=("realce",))
+    sources["text"]["weight"] = 0
+    with pytest.raises(ConfigError, match="Every source"):
+        training_samples(data(kind="mixture", sources=sources), seed=0)
+
+
+@pytest.mark.parametrize("name", ["kolors-ftsr", "kolors-realce", "ablation-full"])
+def test_shipped_configs_take_real_ce_at_their_crop(name: str, tmp_path: Path) -> None:
+    """FTSR of 1024 x 1024 and Real-CE pairs of 1016 x 756, as `realce` writes them, at the crop of 768."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        ("52mm_aligned_1024", "13mm_aligned_1024", "mask-52mm-bts-1024-v2"): (1016, 756),
+        ("gt", "lr", "mask"): (1024, 1024),
+    }
+    for folders, size in sizes.items():
+        for folder in folders:
+            (tmp_path / folders[0] / folder).mkdir(parents=True)
+            for i in range(10):
+                shape = (size[1], size[0]) if folder != "lr" else (256, 256)
+                noise = rng.integers(0, 255, (*shape, 1 if "mask" in folder else 3), np.uint8)
+                Image.fromarray(noise.squeeze()).save(tmp_path / folders[0] / folder / f"{i}.png", compress_level=1)
+    real, ftsr = tmp_path / "52mm_aligned_1024", tmp_path / "gt"
+    (real / "aligned_list_train.txt").write_text("".join(f"{i}\n" for i in range(8)))
+    (real / "aligned_list_eval.txt").write_text("8\n9\n")
+    config = settings.read(
+        Path(settings.__file__).parent / "configs" / f"{name}.yaml",
+        [f"data.sources.ftsr.folder={ftsr}", f"data.sources.realce.folder={real}", "data.small_text=1"],
+    )
+    stream = training_samples(config.data, seed=0)
+    held_out, count = held_out_samples(config.data, seed=0, names=config.validate.sources)
+    assert held_out.names == (("ftsr",) if name == "ablation-full" else ("ftsr", "realce"))
+    assert count == len(held_out.names)  # a tenth of ten
+    for sample in [*map(stream.sample, range(4)), *map(held_out.sample, range(count))]:
+        shapes = {key: tuple(tensor.shape) for key, tensor in sample.items()}
+        assert shapes == {"upscaled": (3, 768, 768), "hr": (3, 768, 768), "mask": (1, 768, 768)}
+
+
+def test_validated_sources_are_named(tmp_path: Path) -> None:
+    sources = {name: {"folder": str(pairs(tmp_path / name)), "held_out": str(tmp_path / name)} for name in "ab"}
+    config = data(kind="mixture", sources=sources)
+    both, count = held_out_samples(config, seed=0)
+    assert count == 8 and [both.source(i) for i in range(4)] == ["a", "b", "a", "b"]
+    one, count = held_out_samples(config, seed=0, names=("b",))
+    assert count == 4 and one.names == ("b",)
+
+
+def test_small_text_is_drawn_more_often(tmp_path: Path) -> None:
+    """Pair 0 has a line of 8 LR pixels, the others of 24: weight 3 makes it half of the samples, weight 0 none."""
+    folder = pairs(tmp_path / "p")
+    box = lambda height: [[0, 0], [90, 0], [90, height], [0, height]]  # noqa: E731
+    lines = {str(i): [{"text": "a", "box": box(32 if i == 0 else 96)}] for i in range(4)}
+    (folder / "labels.json").write_text(json.dumps(lines))
+
+    def share(weight: float) -> float:
+        stream = training_samples(data(kind="pairs", folder=str(folder), small_text=weight), seed=0)
+        assert isinstance(stream, PairCrops)
+        return sum(stream.pair(i).key == "0" for i in range(400)) / 400
+
+    assert share(3) == pytest.approx(0.5, abs=0.07) and share(0) == 0 and share(1) == 0.25
+    (folder / "labels.json").unlink()
+    with pytest.raises(ConfigError, match="to know how high the text is"):
+        training_samples(data(kind="pairs", folder=str(folder), small_text=2), seed=0)
 
 
 def test_shares_of_processes_make_the_larger_batch() -> None:

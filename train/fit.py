@@ -101,7 +101,7 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     """What a checkpoint's header says of its training."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     table = settings.to_dict(config)
-    data = {key: table["data"][key] for key in ("kind", "crop", "degradation", "camera", "text_scale", "walls")}
+    data = {key: table["data"][key] for key in ("kind", "crop", "view", "degradation", "camera", "text_scale", "walls")}
     loss = table["loss"]
     if config.loss.ocr_models:  # by name: where they lay is nobody's business
         loss |= {"ocr_model": [Path(file).name for file in config.loss.ocr_models]}
@@ -139,7 +139,9 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
     batches = iter(make_loader(config, accelerator, step, needs_mask))
     panel = validation = None
     if config.panel or config.validate.every:
-        samples, count = held_out_samples(config.data, seed=config.seed, needs_mask=needs_mask)
+        samples, count = held_out_samples(
+            config.data, seed=config.seed, needs_mask=needs_mask, names=config.validate.sources
+        )
         panel = Panel(samples, min(config.panel, count or config.panel)) if config.panel else None
         validation = Validation(config.validate, samples, count, accelerator) if config.validate.every else None
     journal = Journal(out, step) if accelerator.is_main_process else None

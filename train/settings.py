@@ -16,6 +16,8 @@ from tadisr.presets import preset
 
 from .losses import LossConfig
 
+View = Literal["crop", "whole", "zoom"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
@@ -24,8 +26,10 @@ class SourceConfig:
     kind: Literal["ftsr", "realce", "pairs", "rendered"] = "pairs"
     folder: str | None = None  # needed by all but `rendered`
     held_out: str | None = None  # folder that validation and the panels draw from; None: the test part of `folder`
-    weight: float | None = None  # share of the samples; None: the number of its pictures, as if all lay in one folder
+    # Share of the samples; None: the number of its images, as if all were in one folder; 0: the source is not opened.
+    weight: float | None = None
     degradation: dict[str, float] = field(default_factory=dict)  # LR is made from HR by these; empty: LR as on disk
+    view: View | None = None  # None: data.view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,15 @@ class DataConfig:
     held_out: str | None = None  # as in SourceConfig
     sources: dict[str, SourceConfig] = field(default_factory=dict)  # of a mixture, by names of your own
     crop: int = 128  # HR pixels along a side
+    # How a pair on disk becomes a sample of crop x crop, see data/views.py. crop: a random window at the image's own size;
+    # whole: the whole image, its longest side resized to `crop`; zoom: a share of the samples enlarged and cut, else whole.
+    view: View = "crop"
+    smaller: Literal["pad", "enlarge"] = (
+        "pad"  # an image smaller than the crop: pad it, or resize its short side to `crop`
+    )
+    zoom: tuple[float, float] = (2.0, 6.0)  # of `zoom`: the longest side in multiples of `crop`
+    zoom_share: float = 0.7  # of `zoom`: the share of samples that is enlarged
+    small_text: float = 1.0  # how often a pair with text under 20 LR pixels is drawn, relative to the others
     backgrounds: tuple[str, ...] = ()  # rendered: folders of photographs; empty: procedural ones
     fonts: tuple[str, ...] = ("/usr/share/fonts",)  # rendered
     degradation: dict[str, float] = field(default_factory=dict)  # preset -> weight; rendered: none is ftsr's
@@ -61,6 +74,10 @@ class ValidateConfig:
     pictures: int = 32  # the middle crop of each
     ocr: Literal["off", "auto", "paddleocr", "rapidocr"] = "off"  # the engine of OCR-A
     minimum: float = 0.8  # confidence of the lines that OCR-A counts
+    sources: tuple[str, ...] = ()  # of a mixture: those that are validated and drawn in the panel; none: all that train
+    best: tuple[
+        str, ...
+    ] = ()  # of these: those whose scores choose the best-*.safetensors; none: all that are validated
 
 
 @dataclass(frozen=True, kw_only=True)

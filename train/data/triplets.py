@@ -17,13 +17,16 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tadisr.config import SCALE
-from tadisr.errors import ConfigError, ImageError
+from tadisr.errors import ConfigError
 from tadisr.image import resize
 
 from ..settings import DataConfig, SourceConfig
 from .degradation import mixture
 from .pairs import Pair, Pairs, find_layout, open_pairs
 from .rendered import RenderedText
+from .views import Viewer
+
+SMALL_TEXT = 20  # LR pixels of a line's height: below it an f8 VAE has few latent cells for a character
 
 Sample = dict[str, Tensor]  # upscaled (3, c, c), hr (3, c, c), mask (1, c, c), float32 in [0, 1]
 
@@ -55,67 +58,98 @@ class Rendered:
 
 
 class PairCrops:
-    """Random crops of pairs on disk, on multiples of 4 so that LR and HR stay aligned; each pass is a new order.
+    """Samples of crop x crop from pairs on disk; each pass over the data is a new order.
 
-    middle: the middle crop, and the pictures in their own order, as validation wants them. degradation: LR is made
-    from the HR crop by these presets instead of read. Raises ConfigError where a mask is needed and not there.
+    Windows begin at multiples of 4, so that LR and HR stay aligned. A viewer with `middle` also keeps the pairs in their own
+    order, as validation needs it. degradation: LR is made from the HR sample by these presets instead of read.
+    small_text: how often a pair with text under SMALL_TEXT LR pixels is drawn, relative to the others; other than 1, pairs
+    are drawn at random instead of in passes. Raises ConfigError where a mask is needed and missing, and where small_text is
+    set and the height of the text is not known.
     """
 
     def __init__(
         self,
         pairs: list[Pair],
         *,
-        crop: int,
+        viewer: Viewer,
         seed: int,
         needs_mask: bool = True,
         degradation: dict[str, float] | None = None,
-        middle: bool = False,
+        small_text: float = 1.0,
     ) -> None:
-        if crop % SCALE:
-            raise ConfigError(f"crop is {crop}, expected a multiple of {SCALE}.")
         bare = [pair for pair in pairs if pair.mask_path is None]
         if needs_mask and bare:
             raise ConfigError(
                 f"{bare[0].hr_path} has no text mask ({len(bare)} of {len(pairs)}), which the joint decoders learn from: "
                 "make them (docs/data.md), or set model.decoder.joint: false."
             )
-        self.pairs, self.crop, self.seed = pairs, crop, seed
-        self.degradation, self.middle = degradation or {}, middle
+        self.pairs, self.viewer, self.seed = pairs, viewer, seed
+        self.degradation = degradation or {}
+        self.shares = None if small_text == 1 else small_text_shares(pairs, small_text)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def pair(self, index: int) -> Pair:
-        """Every pair once in each pass over the data."""
+        """Pick the pair of a sample: every pair once in each pass, or by `small_text`'s shares."""
         passes, place = divmod(index, len(self.pairs))
-        if self.middle:
+        if self.viewer.middle:
             return self.pairs[place]
+        if self.shares is not None:
+            return self.pairs[int(np.random.default_rng([self.seed, 4, index]).choice(len(self.pairs), p=self.shares))]
         return self.pairs[np.random.default_rng([self.seed, 1, passes]).permutation(len(self.pairs))[place]]
 
     def sample(self, index: int) -> Sample:
         return self.cut(self.pair(index), np.random.default_rng([self.seed, 2, index]))
 
     def cut(self, pair: Pair, rng: np.random.Generator) -> Sample:
-        height, width = pair.size
-        if min(height, width) < self.crop:
-            raise ImageError(
-                f"{pair.hr_path} is {width}x{height}, smaller than the crop of {self.crop}: lower data.crop."
-            )
-        room = ((height - self.crop) // SCALE, (width - self.crop) // SCALE)
-        top, left = (r // 2 if self.middle else int(rng.integers(r + 1)) for r in room)  # in LR pixels
-        window = np.s_[top * SCALE : top * SCALE + self.crop, left * SCALE : left * SCALE + self.crop]
-        hr = to_tensor(pair.hr[window])
-        if self.degradation:
-            lr = mixture(hr.permute(1, 2, 0).numpy(), self.degradation, rng)
-            upscaled = _upscale(torch.from_numpy(lr).permute(2, 0, 1), self.crop)
-        elif pair.is_upscaled:
-            upscaled = to_tensor(pair.upscaled[window])
-        else:
-            small = self.crop // SCALE
-            upscaled = _upscale(to_tensor(pair.lr[top : top + small, left : left + small]), self.crop)
+        """Read a pair and cut one sample of it."""
+        if self.viewer.fits(pair.size) and not pair.is_upscaled and not self.degradation:
+            return self.cut_lr(pair, rng)
         mask = pair.mask
-        cut = torch.zeros(1, self.crop, self.crop) if mask is None else to_tensor(mask[window][..., None])
-        return {"upscaled": upscaled, "hr": hr, "mask": cut}
+        if self.degradation:
+            (hr_pixels,), cut_mask = self.viewer.cut([pair.hr], mask, rng)
+            lr = mixture(to_tensor(hr_pixels).permute(1, 2, 0).numpy(), self.degradation, rng)
+            upscaled = _upscale(torch.from_numpy(lr).permute(2, 0, 1), self.viewer.crop)
+        else:
+            (pixels, hr_pixels), cut_mask = self.viewer.cut([pair.upscaled, pair.hr], mask, rng)
+            upscaled = to_tensor(pixels)
+        return {"upscaled": upscaled, "hr": to_tensor(hr_pixels), "mask": to_tensor(cut_mask[..., None])}
+
+    def cut_lr(self, pair: Pair, rng: np.random.Generator) -> Sample:
+        """Cut a window of an LR file of a quarter of HR's size, and upscale the window alone."""
+        size, small = pair.size, self.viewer.crop // SCALE
+        top, left = self.viewer.place(size, rng)
+        window = np.s_[top * SCALE : top * SCALE + self.viewer.crop, left * SCALE : left * SCALE + self.viewer.crop]
+        lr, mask = pair.lr[top : top + small, left : left + small], pair.mask
+        cut_mask = np.zeros((self.viewer.crop,) * 2, np.uint8) if mask is None else mask[window]
+        upscaled = _upscale(to_tensor(lr), self.viewer.crop)
+        return {"upscaled": upscaled, "hr": to_tensor(pair.hr[window]), "mask": to_tensor(cut_mask[..., None])}
+
+
+def small_text_shares(pairs: list[Pair], weight: float) -> NDArray[np.float64]:
+    """Compute each pair's share of the samples: `weight` for small text, 1 for the others, divided by their sum.
+
+    A pair's text is small where the median height of its labelled lines is under SMALL_TEXT LR pixels. Raises ConfigError
+    for a negative weight and where no pair has labels with boxes.
+    """
+    heights = [text_height(pair) for pair in pairs]
+    if weight < 0 or not any(height is not None for height in heights):
+        raise ConfigError(
+            f"small_text is {weight} for {pairs[0].hr_path.parent}: it needs a weight of 0 or more, and to know how high the "
+            "text is: index.jsonl as train.synthesis writes it, or labels with boxes (docs/evaluation.md). Set small_text: 1."
+        )
+    weights = np.array([weight if height is not None and height < SMALL_TEXT else 1.0 for height in heights])
+    if not weights.any():
+        raise ConfigError(f"small_text is 0 and all text of {pairs[0].hr_path.parent} is small: no pair is left.")
+    return weights / weights.sum()
+
+
+def text_height(pair: Pair) -> float | None:
+    """Compute the median height of a pair's labelled lines in LR pixels; None without labels that have boxes."""
+    boxes = [np.array(label.box) for label in pair.label or () if label.box is not None]
+    sides = [np.linalg.norm(box - np.roll(box, -1, 0), axis=1).min() for box in boxes]
+    return float(np.median(sides)) / SCALE if sides else None
 
 
 class Mixture:
@@ -160,33 +194,51 @@ def training_samples(data: DataConfig, *, seed: int, needs_mask: bool = True) ->
     return Mixture(sources, weights, seed=seed)
 
 
-def held_out_samples(data: DataConfig, *, seed: int, needs_mask: bool = True) -> tuple[Samples, int | None]:
-    """Samples that training never sees, and how many there are; None: without end. A mixture's by turns."""
-    streams = [
-        _open(name, config, data, seed=seed + 1_000_003, needs_mask=needs_mask, held_out=True)
-        for name, config in _sources(data).items()
-    ]
-    if len(streams) == 1:
-        return streams[0], len(streams[0]) if isinstance(streams[0], PairCrops) else None
-    counts = [len(stream) for stream in streams if isinstance(stream, PairCrops)]
-    return Turns(streams), min(counts) * len(streams) if counts else None
+def held_out_samples(
+    data: DataConfig, *, seed: int, needs_mask: bool = True, names: tuple[str, ...] = ()
+) -> tuple[HeldOut, int | None]:
+    """Open samples that training never sees, and count them; None: without end.
+
+    names: the sources to take, by turns; none: all that train. Raises ConfigError for a name that does not train.
+    """
+    known = _sources(data)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"validate.sources names {unknown[0]}, which is not among the sources that train: {', '.join(known)}."
+        )
+    streams = {
+        name: _open(name, known[name], data, seed=seed + 1_000_003, needs_mask=needs_mask, held_out=True)
+        for name in names or known
+    }
+    counts = [len(stream) for stream in streams.values() if isinstance(stream, PairCrops)]
+    return HeldOut(streams), min(counts) * len(streams) if counts else None
 
 
-class Turns:
-    """The sources of a mixture one after the other."""
+class HeldOut:
+    """Held-out samples of one or more sources, by turns."""
 
-    def __init__(self, sources: list[Rendered | PairCrops]) -> None:
-        self.sources = sources
+    def __init__(self, streams: dict[str, Rendered | PairCrops]) -> None:
+        self.streams = streams
+        self.names = tuple(streams)
+
+    def source(self, index: int) -> str:
+        """The name of the source that a sample is from."""
+        return self.names[index % len(self.names)]
 
     def sample(self, index: int) -> Sample:
-        return self.sources[index % len(self.sources)].sample(index // len(self.sources))
+        return self.streams[self.source(index)].sample(index // len(self.names))
 
 
 def _sources(data: DataConfig) -> dict[str, SourceConfig]:
+    """The sources that train: those of a mixture whose weight is not 0, or the one that `kind` names."""
     if data.kind == "mixture":
         if not data.sources:
             raise ConfigError("data.kind is mixture, but data.sources names none.")
-        return data.sources
+        training = {name: source for name, source in data.sources.items() if source.weight != 0}
+        if not training:
+            raise ConfigError("Every source of data.sources has the weight 0: give one of them another.")
+        return training
     if data.sources:
         raise ConfigError(f"data.sources is for data.kind: mixture, this one is {data.kind}.")
     return {
@@ -221,7 +273,12 @@ def _open(
     if pairs.layout != LAYOUTS.get(config.kind, pairs.layout):
         raise ConfigError(f"{pairs.folder} has the layout of {pairs.layout}, expected that of {LAYOUTS[config.kind]}.")
     return PairCrops(
-        list(pairs), crop=data.crop, seed=seed, needs_mask=needs_mask, degradation=config.degradation, middle=held_out
+        list(pairs),
+        viewer=Viewer.from_config(data, config.view, middle=held_out),
+        seed=seed,
+        needs_mask=needs_mask,
+        degradation=config.degradation,
+        small_text=1.0 if held_out else data.small_text,
     )
 
 
