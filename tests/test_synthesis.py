@@ -56,7 +56,7 @@ def test_the_index_says_where_everything_came_from(made: Path, pictures: Path) -
     assert {f["source"] for row in rows for f in row["foregrounds"]} <= {"rendered", f"folder:{pictures.name}"}
     assert {row["background"]["source"] for row in rows} <= {"procedural", "grounds"}
     for row in rows:
-        assert 1 <= len(row["foregrounds"]) <= 3 and row["degradation"]["preset"] == "ftsr"
+        assert 1 <= len(row["foregrounds"]) <= 3 and row["degradation"]["preset"] == "ftsr-authors"
         for folder, digest in row["sha256"].items():
             assert hashlib.sha256((made / folder / f"{row['id']}.png").read_bytes()).hexdigest() == digest
         mask = np.asarray(Image.open(made / "mask" / f"{row['id']}.png"))
@@ -393,7 +393,7 @@ def test_the_command(made: Path, pictures: Path, tmp_path: Path, capsys: pytest.
     for wrong, message in {
         "samples=0": "expected at least 1",
         "compose.canvas=100": "multiple of 16",
-        "degrade.preset=heavy": "expected one of 'ftsr', 'real-esrgan'",
+        "degrade.preset=heavy": "expected one of 'ftsr-authors', 'ftsr', 'real-esrgan'",
         "filter.ratio=1": "unknown field 'ratio'",
     }.items():
         with pytest.raises(SystemExit, match=message):
@@ -404,7 +404,7 @@ def test_the_command(made: Path, pictures: Path, tmp_path: Path, capsys: pytest.
 def test_the_configs_are_the_papers(name: str) -> None:
     config = settings.read(ROOT / "train/configs" / f"{name}.yaml")
     assert config.compose == ComposeConfig(canvas=1024, count=(1, 5), scale=(0.15, 1.0), tries=100, shrink=0.9)
-    assert config.degrade.preset == "ftsr" and config.write.train == 0.9
+    assert config.degrade.preset == "ftsr-authors" and config.write.train == 0.9
     if name == "ftsr":
         from train.synthesis.write import border_of
 

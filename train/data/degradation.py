@@ -1,14 +1,21 @@
-"""From HR to LR: Real-ESRGAN's two-stage degradation with the paper's ranges, its own wider ones, and a light one.
+"""Degrade HR images to LR: Real-ESRGAN's two stages, the order of the authors' FTSR code, and lighter presets.
 
-The recipe is written once, over a list of pictures, each with its own numpy Generator, and runs on either set of
+    ftsr-authors   the order and the ranges of the authors' synthesis code, which made the paper's FTSR: see `authors_order`
+    ftsr           Real-ESRGAN's two full stages with the authors' ranges, as Sec. 3.5 reads
+    real-esrgan    Real-ESRGAN's two full stages with its own published ranges, the hardest
+    light          what phones and web pages do
+    bicubic        an antialiased resize alone
+
+The first three are written once, over a list of images, each with its own numpy Generator, and run on either set of
 tools: `Pictures` below (OpenCV, (H, W, 3) float32 RGB in [0, 1]) or `Tensors` of degradation_torch.py (CPU or GPU).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import cv2
@@ -78,7 +85,6 @@ REAL_ESRGAN = Preset(
         jpeg=(30, 95),
     ),
 )  # fmt: skip
-TWO_STAGE = {"ftsr": FTSR, "real-esrgan": REAL_ESRGAN}
 
 
 # ---- the recipe -----------------------------------------------------------------------------------------------------
@@ -96,8 +102,8 @@ class Tools(Protocol[T]):
     def jpeg(self, images: list[T], qualities: Sequence[float | None]) -> list[T]: ...
 
 
-def two_stage(images: list[T], preset: Preset, rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
-    """LR pictures, each side a quarter. What becomes of a picture depends on it and its own generator alone."""
+def two_stage(images: list[T], rngs: Sequence[Generator], tools: Tools[T], *, preset: Preset) -> list[T]:
+    """Degrade by Real-ESRGAN's two stages -> LR images, each side a quarter. A result depends on its own generator alone."""
     sizes = [tools.size(image) for image in images]
     small = [(height // SCALE, width // SCALE) for height, width in sizes]
     images = stage(images, preset.first, sizes, rngs, tools)
@@ -113,6 +119,41 @@ def two_stage(images: list[T], preset: Preset, rngs: Sequence[Generator], tools:
     images = tools.resize(images, small, [resizer(rng) for rng in rngs])
     images = tools.blur(images, kernels)
     return tools.jpeg(images, [q if late else None for q, late in zip(qualities, last, strict=True)])
+
+
+def authors_order(images: list[T], rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
+    """Degrade in the order of the authors' synthesis code, with FTSR's ranges -> LR images, each side a quarter.
+
+    In half of the samples resize, blur, noise; in the other half noise and blur at the image's own size (their code drops
+    the resized image there). Then a resize to 0.8 to 1.2 of LR size, noise, and the last resize and JPEG in either order. No
+    JPEG after the first stage, no second blur, no final sinc.
+    Source: ftsr_dataset_syn.py in the authors' history (github.com/mingcv/TADiSR, 48e944c to f5f7401).
+    """
+    first, second = FTSR.first, FTSR.second
+    sizes = [tools.size(image) for image in images]
+    small = [(height // SCALE, width // SCALE) for height, width in sizes]
+    kernels = [random_kernel(first.kernels, rng) for rng in rngs]
+    unresized = [rng.random() < 0.5 for rng in rngs]
+    targets = [size if own else scaled(size, first, rng) for size, own, rng in zip(sizes, unresized, rngs, strict=True)]
+    images = tools.resize(images, targets, [resizer(rng) for rng in rngs])
+    images = tools.blur(images, [None if own else k for k, own in zip(kernels, unresized, strict=True)])
+    images = tools.noise(images, first, rngs)
+    images = tools.blur(images, [k if own else None for k, own in zip(kernels, unresized, strict=True)])
+    targets = [scaled(size, second, rng) for size, rng in zip(small, rngs, strict=True)]
+    images = tools.resize(images, targets, [RESIZERS[1 + int(rng.integers(2))] for rng in rngs])  # no area here
+    images = tools.noise(images, second, rngs)
+    qualities = [rng.uniform(*second.jpeg) for rng in rngs]
+    last = [rng.random() < 0.5 for rng in rngs]
+    images = tools.jpeg(images, [None if late else q for q, late in zip(qualities, last, strict=True)])
+    images = tools.resize(images, small, [resizer(rng) for rng in rngs])
+    return tools.jpeg(images, [q if late else None for q, late in zip(qualities, last, strict=True)])
+
+
+RECIPES: dict[str, Callable[[list[Any], Sequence[Generator], Any], list[Any]]] = {  # images, a generator of each, tools
+    "ftsr-authors": authors_order,
+    "ftsr": partial(two_stage, preset=FTSR),
+    "real-esrgan": partial(two_stage, preset=REAL_ESRGAN),
+}
 
 
 def stage(images: list[T], s: Stage, sizes: list[Size], rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
@@ -194,7 +235,7 @@ def jpeg(image: Picture, quality: float) -> Picture:
 
 
 def degrade(hr: Picture, preset: str, rng: Generator) -> Picture:
-    """LR (H/4, W/4, 3) of an HR picture. Presets: `ftsr`, `real-esrgan`, `light`, `bicubic`."""
+    """Degrade an HR image (H, W, 3) to LR (H/4, W/4, 3) by one of PRESETS. Raises ConfigError for another name."""
     if preset not in PRESETS:
         raise ConfigError(f"There is no degradation {preset!r}; known are {', '.join(PRESETS)}.")
     return np.clip(PRESETS[preset](hr, rng), 0, 1).astype(np.float32)
@@ -241,9 +282,13 @@ def shrink(image: Picture, rng: Generator) -> Picture:
     return blur(image, lanczos_kernel())[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
 
 
+def alone(recipe: Callable[..., list[Picture]], hr: Picture, rng: Generator) -> Picture:
+    """Run a recipe on one image with OpenCV."""
+    return recipe([hr], [rng], Pictures())[0]
+
+
 PRESETS = {
-    "ftsr": lambda hr, rng: two_stage([hr], FTSR, [rng], Pictures())[0],
-    "real-esrgan": lambda hr, rng: two_stage([hr], REAL_ESRGAN, [rng], Pictures())[0],
+    **{name: partial(alone, recipe) for name, recipe in RECIPES.items()},
     "light": light,
     "bicubic": bicubic,
 }

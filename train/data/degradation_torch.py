@@ -18,22 +18,22 @@ from torch import Tensor
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError
 
-from .degradation import TWO_STAGE, Size, Stage, jpeg, two_stage
+from .degradation import RECIPES, Size, Stage, jpeg
 from .kernels import Kernel
 
 LUMA = (0.299, 0.587, 0.114)
 
 
 def degrade_batch(hr: Tensor, preset: str, rngs: Sequence[Generator]) -> Tensor:
-    """(B, 3, H, W) in [0, 1], a generator for each -> (B, 3, H/4, W/4). Presets: `ftsr`, `real-esrgan`.
+    """Degrade (B, 3, H, W) in [0, 1], a generator for each -> (B, 3, H/4, W/4), by one of RECIPES.
 
     Raises ConfigError for another preset, ImageError where H or W is no multiple of 4.
     """
-    if preset not in TWO_STAGE:
-        raise ConfigError(f"There is no degradation {preset!r} on batches; known are {', '.join(TWO_STAGE)}.")
+    if preset not in RECIPES:
+        raise ConfigError(f"There is no degradation {preset!r} on batches; known are {', '.join(RECIPES)}.")
     if hr.shape[2] % SCALE or hr.shape[3] % SCALE:
         raise ImageError(f"The picture is {hr.shape[3]} x {hr.shape[2]}, expected multiples of {SCALE}.")
-    return torch.stack(two_stage(list(hr), TWO_STAGE[preset], rngs, Tensors())).clamp(0, 1)
+    return torch.stack(RECIPES[preset](list(hr), rngs, Tensors())).clamp(0, 1)
 
 
 class Tensors:

@@ -97,9 +97,12 @@ class ComposeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DegradeConfig:
-    """HR to LR. `opencv` is quickest on a CPU; `torch` works on batches, on a GPU too; their bytes differ."""
+    """HR to LR. `opencv` is quickest on a CPU; `torch` works on batches, on a GPU too; their bytes differ.
 
-    preset: Literal["ftsr", "real-esrgan"] = "ftsr"
+    preset: see train/data/degradation.py. `ftsr-authors` is what the paper's FTSR was made with.
+    """
+
+    preset: Literal["ftsr-authors", "ftsr", "real-esrgan"] = "ftsr-authors"
     tools: Literal["opencv", "torch"] = "opencv"
     batch: int = 4
 

@@ -19,6 +19,11 @@ from .journal import Record, read_lines, write_bytes, write_lines
 from .step import Step, after, groups, source_of
 
 MEMBERS = ("gt", "lr", "mask")  # of a sample in a shard: sr_bicubic is made of lr
+DEGRADATIONS = {
+    "ftsr-authors": "the order and ranges of the authors' synthesis code, as the paper's FTSR; comparable with Table 1",
+    "ftsr": "two full Real-ESRGAN stages with the authors' ranges; harder than the paper's FTSR",
+    "real-esrgan": "two full Real-ESRGAN stages with its own ranges; much harder than the paper's FTSR",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +140,7 @@ TADiSR paper, seed {config.seed}.
 | folder | holds |
 | --- | --- |
 | `gt/0000001.png` | HR, {canvas} x {canvas} |
-| `lr/` | LR, {canvas // 4} x {canvas // 4}, preset `{config.degrade.preset}` |
+| `lr/` | LR, {canvas // 4} x {canvas // 4}, degradation `{config.degrade.preset}`: {DEGRADATIONS[config.degrade.preset]} |
 | `sr_bicubic/` | LR brought back to HR size |
 | `mask/` | where text is, 0 to 255 |
 | `index.jsonl` | each sample's sources, crop boxes, seeds, what PP-OCR read, checksums |
