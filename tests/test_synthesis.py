@@ -253,6 +253,18 @@ def test_a_pool_is_read_line_by_line(tmp_path: Path) -> None:
 LINE = ForegroundConfig(source={"kind": "folder"}, crops="line")
 
 
+def test_masks_drawn_by_hand_are_not_judged_by_reading() -> None:
+    """check false: a crop that reads otherwise than its mask is kept, one with an empty mask is not."""
+    engine = filter.reader(ReadingConfig(engine="rapidocr"))
+    drawn = dataclasses.replace(LINE, check=False)
+    for mask, kept in ((strokes("Tower"), "kept"), (strokes("Tower") * 0, "dropped")):
+        picture = np.asarray(Image.fromarray(line("Harbour")).resize(mask.shape[::-1]))
+        (crop,) = filter.examine(Item("key", picture, mask, None), mask, drawn, FilterConfig(), engine)
+        assert crop["status"] == kept and crop["reason"] == (None if kept == "kept" else "empty")
+        (crop,) = filter.examine(Item("key", picture, mask, None), mask, LINE, FilterConfig(), engine)
+        assert crop["status"] == "dropped"
+
+
 def judged(picture: np.ndarray, mask: np.ndarray, label: str | None = None, **changes: Any) -> dict[str, Any]:
     engine = filter.reader(ReadingConfig(engine="rapidocr"))
     (crop,) = filter.examine(Item("key", picture, mask, label), mask, LINE, FilterConfig(**changes), engine)
@@ -407,5 +419,12 @@ def test_the_configs_are_the_papers(name: str) -> None:
     assert config.degrade.preset == "ftsr-authors" and config.write.train == 0.9
     if name == "ftsr":
         from train.synthesis.write import border_of
+
+        pool = {f.source["kind"]: (f.source.get("split"), f.crops, f.check) for f in config.foregrounds}
+        assert pool == {
+            "ctr": (None, "line", True),
+            "bts": ("TRAIN+VAL", "picture", False),
+            "textseg": ("train+val+test", "picture", False),
+        }
 
         assert (config.samples, border_of(config)) == (50_000, 45_000)

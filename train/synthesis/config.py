@@ -26,6 +26,9 @@ class ForegroundConfig:
     # A crop is one line as it is (CTR), a picture with lines in it, or a picture to cut its lines out of.
     crops: Literal["line", "picture", "cut"] = "line"
     margin: float = 0.25  # what is left around a line that is cut out, in line heights
+    # false: keep every crop whose mask is not empty, whatever OCR reads: for masks drawn by hand (TextSeg, BTS). The paper
+    # filters the inferred masks of CTR alone.
+    check: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

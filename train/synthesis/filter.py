@@ -39,7 +39,7 @@ class Filter(Step):
     pictures: tuple[Record, ...] = ()  # what `masks` found to be fine
 
     def settings(self) -> Record:
-        crops = [{"crops": f.crops, "margin": f.margin} for f in self.config.foregrounds]
+        crops = [{"crops": f.crops, "margin": f.margin, "check": f.check} for f in self.config.foregrounds]
         own = {"filter": to_dict(self.config.filter), "reader": reader(self.config.reading).digest[:16]}
         return {**own, "crops": crops, "after": after(self.masks)}
 
@@ -87,7 +87,7 @@ def examine(
         ]
     else:
         cuts = [(found, again, (0, 0, width, height))]
-    return [judge(lines, masked, box, mask, item.label, config) for lines, masked, box in cuts]
+    return [judge(lines, masked, box, mask, item.label, config, check=foreground.check) for lines, masked, box in cuts]
 
 
 def as_image(pixels: Pixels) -> torch.Tensor:
@@ -111,8 +111,10 @@ def judge(
     mask: Pixels,
     label: str | None,
     c: FilterConfig,
+    *,
+    check: bool = True,
 ) -> Record:
-    """One crop: what it reads, and the first reason not to keep it."""
+    """Record what a crop reads, and the first reason to drop it. check false: an empty mask is the only reason."""
     text, mask_text = (normal("".join(line.text for line in some)) for some in (lines, masked))
     left, top, right, bottom = box
     score = min((line.score for line in lines), default=0.0)
@@ -129,7 +131,7 @@ def judge(
         ),
         "small": (density < c.long_edge, f"{density:.1f} pixels a character of {c.long_edge}"),
     }
-    reason = next((name for name, (holds, _) in reasons.items() if holds), None)
+    reason = next((name for name, (holds, _) in reasons.items() if holds and (check or name == "empty")), None)
     return {
         "status": "kept" if reason is None else "dropped",
         "reason": reason,
