@@ -106,6 +106,8 @@ def cut(pixels: Pixels, box: Box) -> Pixels:
 
 
 class RapidReader(Reader):
+    """rapidocr with the models of its wheel, or with the one detector and recogniser (ONNX) in the folder `models`."""
+
     name = "rapidocr"
 
     def __init__(self, models: Path | None = None, threads: int | None = None) -> None:
@@ -114,6 +116,8 @@ class RapidReader(Reader):
         params: dict[str, Any] = {"Global.log_level": "error", "Global.text_score": 0.0}
         if threads is not None:
             params |= {f"EngineConfig.onnxruntime.{kind}_op_num_threads": threads for kind in ("intra", "inter")}
+        if models is not None:
+            params |= {f"{stage.capitalize()}.model_path": str(find_onnx(models, stage)) for stage in ("det", "rec")}
         self.engine = RapidOCR(params=params)
         logging.getLogger("RapidOCR").setLevel(logging.ERROR)
         blank = np.full((64, 64, 3), 255, np.uint8)
@@ -130,6 +134,18 @@ class RapidReader(Reader):
     def recognize(self, crop: Pixels) -> tuple[str, float]:
         result: Any = self.engine(crop, use_det=False, use_cls=False, use_rec=True)
         return (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
+
+
+def find_onnx(folder: Path, stage: str) -> Path:
+    """Find the one ONNX file of a stage, `det` or `rec`, in a folder. Raises TADiSRError where there is not exactly one."""
+    found = sorted(path for path in folder.glob("*.onnx") if f"_{stage}_" in f"_{path.stem}_")
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise TADiSRError(
+            f"{folder} must hold one ONNX file with _{stage}_ in its name, such as ch_PP-OCRv4_{stage}_server.onnx; "
+            f"found {names}."
+        )
+    return found[0]
 
 
 # As PaddleOCR's own pipeline has it; the bare model would shrink a picture to 960 pixels and lose its small print.
@@ -198,7 +214,8 @@ ENGINES: dict[str, Callable[[Path | None, int | None], Reader]] = {"paddleocr": 
 def reader(engine: str = "auto", models: Path | None = None, *, threads: int | None = None) -> Reader:
     """A reader, loaded once for what lies on disk. auto: paddleocr where it and its models are, else rapidocr.
 
-    models: a folder that holds paddleocr's model folders; its own cache is looked through after it.
+    models: for paddleocr a folder with its model folders (its own cache is searched after it); for rapidocr, where it is
+    named, a folder with an ONNX detector and recogniser.
     threads: how many each model may use; None: as many as there are cores.
     Raises TADiSRError where the engine is not installed or has no models, ConfigError for an unknown one.
     """
@@ -213,7 +230,7 @@ def _reader(engine: str, models: Path | None, threads: int | None, on_disk: tupl
     problems = []
     for name in ENGINES if engine == "auto" else (engine,):
         try:
-            return ENGINES[name](models, threads)
+            return ENGINES[name](None if engine == "auto" and name == "rapidocr" else models, threads)
         except ImportError as error:
             problems.append(f"{name} is not installed ({error}).")
         except TADiSRError as error:

@@ -149,6 +149,39 @@ def test_labels_are_another_measure(report: Path) -> None:
     assert row["ocr_a_label"] == pytest.approx((((12 - 1) / 12 + 1) / 2 + 17 / 18) / 2, abs=1e-6)
 
 
+def test_spotting_against_labels_with_boxes(report: Path) -> None:
+    """Picture 0 has two labelled boxes: in HR's copy with CLOSER both are detected, one is spotted."""
+    row = rows(report)["finished"]
+    assert (row["det_precision"], row["det_recall"], row["det_f1"]) == (1, 1, 1)
+    assert (row["spot_precision"], row["spot_recall"], row["spot_f1"]) == (0.5, 0.5, 0.5)
+    assert row["interval"]["spot_f1"] is not None and "spotted F1" in (report / "report.md").read_text()
+
+
+def test_the_authors_conventions_and_a_segmenter(report: Path, data: Path, finished: Path, tmp_path: Path) -> None:
+    """SSIM padded with zeros, PSNR as before, a note on the reader; a segmenter's mask as a row of its own."""
+    arguments = ["--data", str(data), "--model", "none", "--baseline", "bicubic", "--results", f"TiGeSR={finished}"]
+    arguments += [
+        "--results",
+        f"TeReDiff={finished}",
+        "--baseline",
+        f"SAM-TS=segmenter:{tadisr.COMPACT}",
+        "--device",
+        "cpu",
+    ]
+    assert main([*arguments, "--conventions", "authors", "--engine", "rapidocr", "-o", str(tmp_path)]) == 0
+    found, before = rows(tmp_path), rows(report)
+    assert list(found) == ["bicubic", "SAM-TS", "TiGeSR", "TeReDiff"]
+    assert found["bicubic"]["psnr"] == before["bicubic"]["psnr"]
+    hrs, larges = ([np.array(Image.open(p / f"{i}.png")) for i in range(3)] for p in (data / "hr", finished))
+    padded = np.mean([metrics.ssim(a, b, padding="zeros") for a, b in zip(hrs, larges, strict=True)])
+    assert found["TiGeSR"]["ssim"] == pytest.approx(padded, abs=1e-6)
+    assert found["bicubic"]["ssim"] != before["bicubic"]["ssim"]
+    notes = read_report(tmp_path)["notes"]
+    assert any("PP-OCRv4's server detector" in note and "rapidocr:FOLDER" in note for note in notes)
+    row = found["SAM-TS"]
+    assert row["kind"] == "segmenter" and row["psnr"] == found["bicubic"]["psnr"] and 0 < row["mask_iou"] < 1
+
+
 def test_masks(report: Path, data: Path) -> None:
     """Half the mask is missing, none of it is wrong."""
     masks = [np.array(Image.open(data / "mask" / f"{number}.png")) > 127 for number in range(3)]
@@ -427,7 +460,7 @@ def test_degradations_of_the_folders_own(data: Path, tmp_path: Path) -> None:
         (["--results", "{tmp}/none"], "There is no folder .*none of results"),
         (["--results", "{tmp}"], r"has no picture 0: results are named as the HR pictures"),
         (["--baseline", "bicubic", "--baseline", "bicubic"], "Two methods are called bicubic"),
-        (["--baseline", "cubic"], "'cubic' is no baseline, expected bicubic, lanczos or esrgan:FILE"),
+        (["--baseline", "cubic"], "'cubic' is no baseline, expected bicubic, lanczos, esrgan:FILE or segmenter:FILE"),
         (["--baseline", "esrgan:{tmp}/none.pth"], "There is no file .*none.pth"),
         (["--baseline", "x=esrgan:{data}/labels.json"], "labels.json is no network spandrel can load"),
         (["--baseline", "HR=bicubic"], "'HR' cannot be a method's name"),

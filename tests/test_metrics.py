@@ -54,6 +54,23 @@ def test_ssim_is_that_of_others(two: tuple[np.ndarray, np.ndarray]) -> None:
     assert metrics.ssim(two[0], two[0]) == pytest.approx(1)
 
 
+def test_ssim_padded_with_zeros_is_the_authors(two: tuple[np.ndarray, np.ndarray]) -> None:
+    """Their code: images in [0, 1], one 11 x 11 window, a convolution that pads with 5 zeros, the mean of the whole map."""
+    x, y = (torch.from_numpy(a).double().permute(2, 0, 1)[None] / 255 for a in two)
+    taps = torch.exp(-((torch.arange(11).double() - 5) ** 2) / (2 * 1.5**2))
+    window = (taps[:, None] * taps / taps.sum() ** 2).expand(3, 1, 11, 11)
+
+    def blur(image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(image, window, padding=5, groups=3)
+
+    mx, my = blur(x), blur(y)
+    vx, vy, both = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    expected = float(((2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+    assert metrics.ssim(*two, padding="zeros") == pytest.approx(expected, abs=1e-9)
+    assert abs(metrics.ssim(*two, padding="zeros") - metrics.ssim(*two)) > 1e-4
+
+
 def test_ssim_of_a_picture_smaller_than_its_window_is_refused() -> None:
     with pytest.raises(ImageError, match="12x10 is too small for SSIM"):
         metrics.ssim(np.zeros((10, 12, 3)), np.zeros((10, 12, 3)))
@@ -136,6 +153,10 @@ def test_lpips_from_a_file_is_the_formula(hub: Path, two: tuple[np.ndarray, np.n
         expected += float(((a - b).square() * learned[f"lin{i}.model.1.weight"]).sum(1).mean())
     assert ours(*two) == pytest.approx(expected, rel=1e-4) and expected > 0
     assert ours(two[0], two[0]) == 0
+    unit = backbones.load_lpips("alex", torch.device("cpu"), value_range="unit")
+    assert isinstance(unit, backbones.Lpips) and unit.key == f"{ours.key}-unit"
+    as_theirs = [torch.from_numpy(pixels).float().permute(2, 0, 1)[None] / 255 for pixels in two]
+    assert unit(*two) == pytest.approx(float(unit.network(*as_theirs)), rel=1e-6) and unit(*two) != ours(*two)
 
 
 @pytest.mark.slow
@@ -241,6 +262,33 @@ def test_sizes_and_orientations() -> None:
     turned = [(0, "level"), (4, "level"), (8, "slanted"), (-30, "slanted")]
     assert all(lines.orientation(line("x", degrees=degrees)) == kind for degrees, kind in turned)
     assert lines.orientation(line("x", 20, 90)) == "vertical"
+
+
+def test_overlap_by_hand() -> None:
+    one, other = (np.array([[x, 0], [x + 4, 0], [x + 4, 2], [x, 2]], np.float32) for x in (0, 2))
+    assert metrics.overlap(one, other) == pytest.approx(4 / 12) and metrics.overlap(one, one) == pytest.approx(1)
+    assert metrics.overlap(one, other + 100) == 0
+    turned = np.array([[2, -1], [4, 1], [2, 3], [0, 1]], np.float32)  # a square on its corner: area 8, 6 of it shared
+    assert metrics.overlap(one, turned) == pytest.approx(6 / (8 + 8 - 6))
+
+
+def test_spotting_by_hand() -> None:
+    """Four labels: one read right, one read wrong, one found twice, one missed; one without a box does not count."""
+
+    def at(top: float, text: str, shift: float = 0) -> Line:
+        return Line(
+            text,
+            0.9,
+            np.array([[shift, top], [40 + shift, top], [40 + shift, top + 10], [shift, top + 10]], np.float32),
+        )
+
+    def label(top: float, text: str) -> Label:
+        return Label(text, tuple((float(x), float(y)) for x, y in at(top, text).box))
+
+    labels = [label(0, "Exit 12"), label(20, "OPEN"), label(40, "SHOP"), label(60, "lost"), Label("somewhere")]
+    found = [at(0, "EXIT12", 2), at(20, "OPFN"), at(40, "SHOO"), at(40, "shop", 5), at(60, "lost", 30), at(90, "noise")]
+    assert lines.spot(labels, found) == (4, 6, 3, 2)
+    assert lines.spot(labels, []) == (4, 0, 0, 0) and lines.spot([Label("x")], found) == (0, 6, 0, 0)
 
 
 class Fixed(Reader):

@@ -40,6 +40,19 @@ def test_lines_in_reading_order_with_their_places(rapid: ocr.Reader) -> None:
     assert rapid.read(torch.ones(1, 3, 64, 64)) == []
 
 
+def test_rapidocr_reads_with_the_models_of_a_folder(rapid: ocr.Reader, tmp_path: Path) -> None:
+    """The wheel's own two under other names: the same weights and texts, their names in the label."""
+    for stage, file in zip(("det", "rec"), rapid.files, strict=True):
+        shutil.copy(file, tmp_path / f"ch_PP-OCRv9_{stage}_server.onnx")
+    own = ocr.reader("rapidocr", tmp_path)
+    assert own.digest == rapid.digest and "ch_PP-OCRv9_det_server + ch_PP-OCRv9_rec_server" in own.label
+    picture = page("First line", "Second 42")
+    assert [line.text for line in own.read(picture)] == [line.text for line in rapid.read(picture)]
+    (tmp_path / "ch_PP-OCRv9_rec_server.onnx").unlink()
+    with pytest.raises(TADiSRError, match=r"must hold one ONNX file with _rec_ in its name.*found none"):
+        ocr.reader("rapidocr", tmp_path)
+
+
 def test_lines_beside_one_another_go_from_left_to_right(rapid: ocr.Reader) -> None:
     picture = torch.cat([page("LEFT", size=(300, 90)), page("RIGHT", size=(300, 90))], 3)
     assert [line.text for line in rapid.read(picture)] == ["LEFT", "RIGHT"]
@@ -139,7 +152,9 @@ def test_paddle_models_are_found_in_pairs_the_users_folder_first(tmp_path: Path)
     assert ocr.backend(mine / "PP-OCRv4_mobile_det")["engine"] == "paddle_static"
 
 
-def test_a_reader_is_loaded_once_until_models_are_added(tmp_path: Path) -> None:
+def test_a_reader_is_loaded_once_until_models_are_added(rapid: ocr.Reader, tmp_path: Path) -> None:
+    for file in rapid.files:
+        shutil.copy(file, tmp_path)
     first = ocr.reader("rapidocr", tmp_path)
     assert ocr.reader("rapidocr", tmp_path) is first
     (tmp_path / "PP-OCRv5_mobile_det").mkdir()

@@ -31,16 +31,17 @@ from tadisr.precision import DTYPES
 from tadisr.tiling import Tiling
 
 from .data.pairs import Pairs, open_pairs
-from .judge import backbones, markup, methods, page, paper, rows, sheets, tables
+from .judge import backbones, conventions, markup, methods, page, paper, rows, sheets, tables
 from .judge.backbones import Missing
 from .judge.bootstrap import draws
+from .judge.conventions import check_reader
 from .judge.methods import Method
 from .judge.record import Judge, Judged
 
 log = logging.getLogger("train.evaluate")
 
 FORMAT = "1"
-CONVENTIONS = {
+SAYS = {
     "psnr": "RGB in 8 bits, all channels in one mean, peak 255, nothing cropped, 100 dB at most; mean over pictures",
     "ssim": "RGB, 11x11 Gaussian of sigma 1.5 where it fits wholly, K1 0.01, K2 0.03; mean over channels, then pictures",
     "psnr_y, ssim_y": "the same of BT.601 luma in video range (16 to 235)",
@@ -51,6 +52,8 @@ CONVENTIONS = {
     "lines, then over pictures with text",
     "ocr_a_strict": "the same with a substitution counting 2, as the ratio of common libraries has it",
     "line_match": "the share of those lines that read letter for letter the same",
+    "det_*, spot_*": "precision, recall and F1 of lines read in the result with confidence 0.5 and more, against labels with "
+    "boxes: overlap of one half or more; spotted also reads the same, letter case and spaces aside; all pictures in one sum",
     "*_label": "the same three against what humans read, in their boxes",
     "mask_iou, mask_f1": "of the text mask at one half, all pictures' pixels in one sum",
     "mask_on_lines": "share of the text mask's pixels, at one half, in the boxes of lines the reader finds in the HR "
@@ -106,7 +109,7 @@ def evaluate(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], settings:
         "engines": list(context.engines),
         "minimum_confidence": judged_by.minimum,
         "bootstrap": {"draws": settings.draws, "seed": settings.seed},
-        "conventions": CONVENTIONS,
+        "conventions": SAYS | {"set": judged_by.conventions.says},
         "notes": notes(pairs, judged_by),
         "rows": [rows.row(method, everything[method.name], first, context) for method in chosen],
     }
@@ -144,7 +147,9 @@ def degradation_of(pairs: Pairs, judge: Judge) -> tuple[tuple[str, ...], str]:
 
 
 def notes(pairs: Pairs, judge: Judge) -> list[str]:
-    found = []
+    found = [f"Conventions {judge.conventions.name}: {judge.conventions.says}"]
+    other = check_reader(judge.conventions, judge.readers)
+    found += [other] if other else []
     for name, metric in (("LPIPS", judge.lpips), ("FID", judge.inception)):
         if isinstance(metric, Missing):
             found.append(f"{name} needs {metric.file}, which is not there; put it in its place and run the same again.")
@@ -172,7 +177,7 @@ def write(
     built = tables.tables(report, beside)
     head = f"# {report['data']['name']}\n\n"
     listed = "".join(f"- {note}\n" for note in report["notes"])
-    says = "".join(f"- `{name}`: {text}\n" for name, text in CONVENTIONS.items())
+    says = "".join(f"- `{name}`: {text}\n" for name, text in report["conventions"].items())
     whole = head + "\n".join(map(markup.markdown, built)) + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
     _write(settings.out / "report.md", whole)
     _write(settings.out / "report.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(markup.latex, built)))
@@ -228,9 +233,10 @@ def parser() -> argparse.ArgumentParser:
         "--baseline",
         action="append",
         default=[],
-        metavar="bicubic|lanczos|[NAME=]esrgan:FILE",
-        help="a plain enlargement, or any network that spandrel can load; any number",
+        metavar="bicubic|lanczos|[NAME=]esrgan:FILE|[NAME=]segmenter:FILE",
+        help="a plain enlargement, any network that spandrel can load, or a text segmenter's mask; any number",
     )
+    top.add_argument("--sam", type=Path, help="SAM's own sam_vit_*.pth, for a segmenter of Hi-SAM's")
     top.add_argument(
         "--results",
         action="append",
@@ -245,6 +251,12 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="paddleocr|rapidocr[:MODELS]",
         help="who reads, with its folder of models; any number, the first counts (default: auto; `none`)",
+    )
+    top.add_argument(
+        "--conventions",
+        choices=tuple(conventions.CONVENTIONS),
+        default="paper",
+        help="SSIM's border and LPIPS's range: paper (as this project reads it) or authors (as their code) (default paper)",
     )
     top.add_argument("--min-confidence", type=float, default=0.8, help="of an HR picture's line to count (default 0.8)")
     top.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS's backbone (default alex)")
@@ -275,7 +287,7 @@ def choose_methods(arguments: argparse.Namespace) -> list[Method]:
         for text in models
         if text != "none"
     ]
-    chosen += [methods.baseline(text, device=device) for text in arguments.baseline]
+    chosen += [methods.baseline(text, device=device, sam=arguments.sam) for text in arguments.baseline]
     chosen += [methods.results(text) for text in arguments.results]
     if arguments.first is not None:
         if arguments.first not in [method.name for method in chosen]:
@@ -303,13 +315,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"bootstrap is {arguments.bootstrap}, expected 1 or more draws.")
     chosen = choose_methods(arguments)
     device, _ = placement(arguments)
+    chosen_conventions = conventions.CONVENTIONS[arguments.conventions]
     judge = Judge(
         folder=arguments.cache or arguments.out / "cache",
         readers=choose_readers(arguments.engine),
         minimum=arguments.min_confidence,
-        lpips=backbones.load_lpips(arguments.lpips_net, device),
+        lpips=backbones.load_lpips(arguments.lpips_net, device, value_range=chosen_conventions.lpips_range),
         inception=backbones.load_inception(device),
         pictures=arguments.out / "pictures",
+        conventions=chosen_conventions,
     )
     settings = Settings(
         arguments.out, arguments.data_name, arguments.bootstrap, arguments.seed, tuple(arguments.beside)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from tadisr.adapter import file_digest
 from tadisr.errors import ConfigError
 
-from ..losses import lpips_backbone_file, make_lpips
+from ..losses import lpips_backbone_file, lpips_distance, make_lpips
 from .metrics import Array
 
 Net = Literal["alex", "vgg"]
+Range = Literal["signed", "unit"]
 MISSING = "backbone missing: "
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the TTUR network's weights, as torch-fidelity publishes them
 
@@ -32,16 +33,20 @@ class Missing:
 
 
 class Lpips:
-    """LPIPS 0.1 (Zhang et al., 2018) with its learned weights, on whole pictures."""
+    """LPIPS 0.1 (Zhang et al., 2018) with its learned weights, on whole images.
 
-    def __init__(self, net: Net, device: torch.device) -> None:
-        self.key = f"lpips-{net}-{file_digest(lpips_backbone_file(net))[:16]}"
-        self.network, self.device = make_lpips(net).to(device), device
+    value_range: `signed` feeds [-1, 1], as its authors document; `unit` feeds [0, 1], as the authors of TADiSR do.
+    """
+
+    def __init__(self, net: Net, device: torch.device, *, value_range: Range = "signed") -> None:
+        end = "" if value_range == "signed" else "-unit"
+        self.key = f"lpips-{net}-{file_digest(lpips_backbone_file(net))[:16]}{end}"
+        self.network, self.device, self.value_range = make_lpips(net).to(device), device, value_range
 
     @torch.inference_mode()
     def __call__(self, first: Array, second: Array) -> float:
-        one, other = (to_tensor(pixels, self.device) / 127.5 - 1 for pixels in (first, second))
-        return float(self.network(one, other))
+        one, other = (to_tensor(pixels, self.device) / 255 for pixels in (first, second))
+        return float(lpips_distance(self.network, one, other, self.value_range))
 
 
 class Inception:
@@ -75,9 +80,9 @@ def inception_file() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
 
 
-def load_lpips(net: Net, device: torch.device) -> Lpips | Missing:
+def load_lpips(net: Net, device: torch.device, *, value_range: Range = "signed") -> Lpips | Missing:
     file = lpips_backbone_file(net)
-    return Lpips(net, device) if file.is_file() else Missing(file)
+    return Lpips(net, device, value_range=value_range) if file.is_file() else Missing(file)
 
 
 def load_inception(device: torch.device) -> Inception | Missing:

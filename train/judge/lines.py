@@ -12,6 +12,7 @@ from torch import Tensor
 from tadisr.ocr import TALL, Box, Line, Reader, ratio
 
 from ..data.pairs import Label
+from .metrics import overlap
 
 SMALL, LARGE = 24, 48  # HR pixels of a box's height, about 1.4 times that of its letters
 SLANTED = 5  # degrees
@@ -84,3 +85,30 @@ def match(labels: Sequence[Line], lines: Sequence[Line]) -> list[tuple[Line, Lin
     partner = dict(zip(*linear_sum_assignment(ratios, maximize=True), strict=True))
     empty = Line("", 0.0, NOWHERE)
     return [(label, lines[partner[i]] if i in partner else empty) for i, label in enumerate(labels)]
+
+
+# ---- spotting -------------------------------------------------------------------------------------------------------
+
+SAME_PLACE = 0.5  # intersection over union from which a detected line counts as a labelled one
+
+
+def spot(labels: Sequence[Label], found: Sequence[Line]) -> tuple[int, int, int, int]:
+    """Match detected lines with labels that have boxes, one to one -> labels, detections, detected, spotted.
+
+    A label is detected where a line overlaps it by SAME_PLACE or more, spotted where that line also reads the same, letter
+    case, spaces and width of characters aside. The matching has the most spotted, then the most overlap.
+    """
+    boxed = [label for label in labels if label.box is not None]
+    overlaps, same = np.zeros((len(boxed), len(found))), np.zeros((len(boxed), len(found)), bool)
+    for i, label in enumerate(boxed):
+        overlaps[i] = [overlap(np.array(label.box), line.box) for line in found]
+        same[i] = [plain(label.text) == plain(line.text) for line in found]
+    near = overlaps >= SAME_PLACE
+    rows, columns = linear_sum_assignment(np.where(near, overlaps + 2 * same, 0), maximize=True)
+    detected = near[rows, columns]
+    return len(boxed), len(found), int(detected.sum()), int((detected & same[rows, columns]).sum())
+
+
+def plain(text: str) -> str:
+    """A text without spaces, letter case and width of characters."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -151,6 +151,31 @@ class Foreign(Method):
         return Made(fit(np.array(to_pil(picture)), pair))
 
 
+class Segmented(Method):
+    """A text segmenter on what the network is fed, to compare masks as in Appendix B; its image is the plain bicubic one."""
+
+    kind = "segmenter"
+
+    def __init__(self, name: str, file: Path, *, sam: Path | None, device: torch.device) -> None:
+        for path in (file, *([] if sam is None else [sam])):
+            if not path.is_file():
+                raise CheckpointError(f"There is no file {path}.")
+        self.name, self.file, self.path, self.sam, self.device = name, file, file, sam, device
+        self.digest = text_digest(file_digest(file), "" if sam is None else file_digest(sam), device.type)
+
+    @cached_property
+    def segmenter(self) -> Any:
+        from ..synthesis.segmenter import open_segmenter
+
+        return open_segmenter(self.path, sam=self.sam, device=str(self.device))
+
+    def make(self, pair: Pair) -> Made:
+        from ..synthesis.segmenter import to_bytes
+
+        pixels = pair.upscaled
+        return Made(pixels, to_bytes(self.segmenter([pixels])[0]))
+
+
 class Results(Method):
     """A folder of pictures that some program has made, named as the HR pictures are; NAME_mask.png is a text mask."""
 
@@ -218,15 +243,20 @@ def model(text: str, *, base: Path | None, device: torch.device, dtype: torch.dt
     return Ours(name or own, file, base=base, device=device, dtype=dtype, tiling=tiling)
 
 
-def baseline(text: str, *, device: torch.device) -> Method:
-    """`bicubic`, `lanczos`, or `[NAME=]esrgan:FILE` for any file that spandrel can load."""
+def baseline(text: str, *, device: torch.device, sam: Path | None = None) -> Method:
+    """Build `bicubic`, `lanczos`, `[NAME=]esrgan:FILE` for any file that spandrel can load, or `[NAME=]segmenter:FILE`.
+
+    sam: SAM's own file, for Hi-SAM's published segmenters. Raises ConfigError for anything else.
+    """
     name, rest = named(text)
     if rest in ("bicubic", "lanczos"):
         return Plain(name or rest, rest)
     kind, colon, file = rest.partition(":")
     if kind in ("esrgan", "spandrel") and colon:
         return Foreign(name or Path(file).stem, Path(file), device=device)
-    raise ConfigError(f"{text!r} is no baseline, expected bicubic, lanczos or esrgan:FILE.")
+    if kind == "segmenter" and colon:
+        return Segmented(name or Path(file).stem, Path(file), sam=sam, device=device)
+    raise ConfigError(f"{text!r} is no baseline, expected bicubic, lanczos, esrgan:FILE or segmenter:FILE.")
 
 
 def results(text: str) -> Results:

@@ -7,10 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tadisr.errors import ImageError
 
@@ -28,30 +25,31 @@ def psnr(first: Array, second: Array) -> float:
     return MOST if error == 0 else min(MOST, 10 * float(np.log10(PEAK**2 / error)))
 
 
-def ssim(first: Array, second: Array) -> float:
-    """Wang et al.'s: an 11x11 Gaussian of sigma 1.5, where it fits wholly into the picture; the mean over channels.
+def ssim(first: Array, second: Array, *, padding: str = "valid") -> float:
+    """Compute Wang et al.'s SSIM with an 11x11 Gaussian of sigma 1.5; the mean over channels.
 
-    (H, W) or (H, W, C), on a scale of 0 to 255. Raises ImageError for a side under 11.
+    (H, W) or (H, W, C), on a scale of 0 to 255. padding: `valid` counts only windows that fit wholly into the image, `zeros`
+    pads images with zeros, as the authors' code does. Raises ImageError for a side under 11.
     """
     if min(first.shape[:2]) < WINDOW:
         raise ImageError(
             f"A picture of {first.shape[1]}x{first.shape[0]} is too small for SSIM, whose window has {WINDOW}."
         )
-    x, y = (torch.from_numpy(np.atleast_3d(a).astype(np.float64)).permute(2, 0, 1)[:, None] for a in (first, second))
+    x, y = (np.ascontiguousarray(image, dtype=np.float64) for image in (first, second))
     mean_x, mean_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
     both = _blur(x * y) - mean_x * mean_y
     c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
     likeness = (2 * mean_x * mean_y + c1) * (2 * both + c2)
-    return float((likeness / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+    likeness /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    margin = WINDOW // 2 if padding == "valid" else 0
+    return float(likeness[margin : len(likeness) - margin, margin : likeness.shape[1] - margin].mean())
 
 
-def _blur(x: Tensor) -> Tensor:
-    """(C, 1, H, W) -> (C, 1, H - 10, W - 10)."""
-    taps = torch.arange(WINDOW, dtype=x.dtype) - WINDOW // 2
-    kernel = torch.exp(-(taps**2) / (2 * SIGMA**2))
-    kernel = kernel / kernel.sum()
-    return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+def _blur(x: Array) -> Array:
+    """Blur (H, W) or (H, W, C) by SSIM's Gaussian, zeros around the image."""
+    kernel = cv2.getGaussianKernel(WINDOW, SIGMA, cv2.CV_64F)
+    return cv2.sepFilter2D(x, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
 
 
 def luma(pixels: Array) -> Array:
@@ -74,6 +72,14 @@ def mask_on_lines(mask: Array, boxes: Sequence[Array]) -> tuple[int, int, int, i
     touched = sum(bool(box.any() and text[box].mean() >= TOUCHED) for box in inside)
     anywhere = np.any(inside, 0) if inside else np.zeros_like(text)
     return int((text & anywhere).sum()), int(text.sum()), touched, len(boxes)
+
+
+def overlap(first: Array, second: Array) -> float:
+    """Compute the intersection over union of two convex quadrilaterals (4, 2)."""
+    areas = [float(cv2.contourArea(np.asarray(box, np.float32))) for box in (first, second)]
+    shared, _ = cv2.intersectConvexConvex(np.asarray(first, np.float32), np.asarray(second, np.float32))
+    union = sum(areas) - shared
+    return shared / union if union > 0 else 0.0
 
 
 def frechet(first: Array, second: Array) -> float:

@@ -26,9 +26,12 @@ from tadisr.ocr import Line, Reader
 
 from ..data.pairs import Pair, Pixels
 from .backbones import Inception, Lpips, Missing
-from .lines import read_labelled
+from .conventions import PAPER, Conventions
+from .lines import read_labelled, spot
 from .methods import Made, Method, as_image
 from .metrics import Array, luma, mask_counts, mask_on_lines, psnr, ssim
+
+SPOTTED = 0.5  # confidence from which a line read in a result counts as spotted
 
 VERSION = "1"  # of what is kept; another one computes all anew
 
@@ -44,6 +47,7 @@ class Judged:
     lines: dict[str, list[ocr.Pair]] = field(default_factory=dict)  # by the reader's label: OCR-A's pairs
     labelled: dict[str, list[ocr.Pair]] = field(default_factory=dict)  # the same against what humans read
     on_lines: dict[str, Sequence[int]] = field(default_factory=dict)  # by the reader's label: metrics.mask_on_lines
+    spotted: dict[str, Sequence[int]] = field(default_factory=dict)  # by the reader's label: lines.spot
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Judge:
     lpips: Lpips | Missing
     inception: Inception | Missing
     pictures: Path | None = None  # where methods' pictures are written, a folder for each
+    conventions: Conventions = PAPER
 
     def judge(self, pair: Pair, method: Method) -> Judged:
         """Everything about what a method makes of a pair; what is kept already is read."""
@@ -72,6 +77,11 @@ class Judge:
             kept["seconds"] = work.seconds
             kept["mask"] = _mask_counts(work.made, pair)
         judged = Judged(pair.key, kept["values"] | {"seconds": kept["seconds"]}, kept["mask"])
+        if self.conventions.ssim_padding != "valid":
+            name = f"ssim {self.conventions.ssim_padding}"
+            if name not in kept:
+                kept[name] = _ssim_values(work.made.picture, work.hr, self.conventions.ssim_padding)
+            judged.values |= kept[name]
         if isinstance(self.lpips, Lpips):
             if self.lpips.key not in kept:
                 kept[self.lpips.key] = self.lpips(work.made.picture, work.hr)
@@ -97,6 +107,12 @@ class Judge:
                 if name not in kept:
                     kept[name] = [[to_json(a), to_json(b)] for a, b in read_labelled(pair.label, work.output, reader)]
                 judged.labelled[reader.label] = [ocr.Pair(from_json(a), from_json(b)) for a, b in kept[name]]
+                if any(label.box is not None for label in pair.label):
+                    name = f"spot {_digest(reader.label, repr(pair.label), str(SPOTTED))}"
+                    if name not in kept:
+                        lines = [line for line in reader.read(work.output) if line.score >= SPOTTED]
+                        kept[name] = spot(pair.label, lines)
+                    judged.spotted[reader.label] = kept[name]
         if json.dumps(kept) != before:
             _write_json(file, kept)
         return judged
@@ -189,7 +205,14 @@ class Work:
 
 def _pixel_values(picture: Pixels, hr: Pixels) -> dict[str, float]:
     y, y_hr = luma(picture), luma(hr)
-    return {"psnr": psnr(picture, hr), "ssim": ssim(picture, hr), "psnr_y": psnr(y, y_hr), "ssim_y": ssim(y, y_hr)}
+    return {"psnr": psnr(picture, hr), "psnr_y": psnr(y, y_hr), **_ssim_values(picture, hr, "valid")}
+
+
+def _ssim_values(picture: Pixels, hr: Pixels, padding: str) -> dict[str, float]:
+    return {
+        "ssim": ssim(picture, hr, padding=padding),
+        "ssim_y": ssim(luma(picture), luma(hr), padding=padding),
+    }
 
 
 def _mask_counts(made: Made, pair: Pair) -> tuple[int, int, int] | None:

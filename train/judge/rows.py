@@ -46,6 +46,12 @@ def ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]
             [one.on_lines.get(engine, (0, 0, 0, 0)) for one in judged], np.float64
         ).reshape(-1, 4).T  # fmt: skip
         found |= {f"mask_on_lines{end}": Ratio(on, mask), f"lines_masked{end}": Ratio(touched, boxes)}
+        labels, lines, detected, spotted = np.array(
+            [one.spotted.get(engine, (0, 0, 0, 0)) for one in judged], np.float64
+        ).reshape(-1, 4).T  # fmt: skip
+        for name, hits in (("det", detected), ("spot", spotted)):
+            found |= {f"{name}_precision{end}": Ratio(hits, lines), f"{name}_recall{end}": Ratio(hits, labels)}
+            found[f"{name}_f1{end}"] = Ratio(2 * hits, lines + labels)
         for part, suffix in (("lines", ""), ("labelled", "_label")):
             scores = [ocr.score(getattr(one, part).get(engine, [])) for one in judged]
             found[f"ocr_a{suffix}{end}"] = Ratio.mean([score and score.ocr_a for score in scores])
@@ -75,7 +81,8 @@ def row(method: Method, judged: Sequence[Judged], first: Sequence[Judged], conte
         engine: {
             name.split("@")[0]: _round(ratio.value)
             for name, ratio in values.items()
-            if name.startswith(("ocr_a", "line_match")) and (name.endswith(f"@{engine}") if number else "@" not in name)
+            if name.startswith(("ocr_a", "line_match", "det_", "spot_"))
+            and (name.endswith(f"@{engine}") if number else "@" not in name)
         }
         | counts(judged, engine)
         for number, engine in enumerate(context.engines)

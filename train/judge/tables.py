@@ -18,13 +18,16 @@ NAMES = {
     "psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "lpips": "LPIPS", "fid": "FID",
     "ocr_a": "OCR-A", "ocr_a_strict": "OCR-A strict", "line_match": "lines exact",
     "ocr_a_label": "OCR-A, labels", "ocr_a_strict_label": "strict, labels", "line_match_label": "exact, labels",
+    "det_precision": "detected P", "det_recall": "detected R", "det_f1": "detected F1",
+    "spot_precision": "spotted P", "spot_recall": "spotted R", "spot_f1": "spotted F1",
     "mask_iou": "mask IoU", "mask_f1": "mask F1", "mask_on_lines": "mask on lines", "lines_masked": "lines masked",
     "seconds": "s a picture",
 }  # fmt: skip
 LOWER = ("lpips", "fid", "seconds")
 ALWAYS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "fid", "ocr_a", "ocr_a_strict", "line_match")
 WHERE_KNOWN = (
-    "ocr_a_label", "ocr_a_strict_label", "line_match_label", "mask_iou", "mask_f1", "mask_on_lines", "lines_masked", "seconds"
+    "ocr_a_label", "ocr_a_strict_label", "line_match_label", "det_precision", "det_recall", "det_f1",
+    "spot_precision", "spot_recall", "spot_f1", "mask_iou", "mask_f1", "mask_on_lines", "lines_masked", "seconds",
 )  # fmt: skip
 TWO = ("psnr", "psnr_y", "fid", "seconds")  # decimals; the others have four, in the paper's layout three
 
