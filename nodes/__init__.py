@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import bridge
-from .adapter_loader import TADiSRAdapterLoader
-from .compare_text import TADiSRCompareText
-from .composite import TADiSRTextComposite
-from .decode import TADiSRJointDecode
-from .denoise import TADiSRDenoise
-from .encode import TADiSREncode
-from .encode_prompt import TADiSREncodePrompt
-from .kolors_loader import TADiSRKolorsLoader
-from .load_prompt import TADiSRLoadPrompt
-from .loader import TADiSRLoader
-from .read_text import TADiSRReadText
-from .text_attention import TADiSRTextAttention
-from .tiling import TADiSRTiling
-from .upscale import TADiSRUpscale
+from .host import folders
+from .load import TADiSRAdapterLoader, TADiSRKolorsLoader, TADiSRLoader
+from .prompt import TADiSREncodePrompt, TADiSRLoadPrompt
+from .stages import TADiSRDenoise, TADiSREncode, TADiSRJointDecode, TADiSRTextAttention
+from .text import TADiSRCompareText, TADiSRReadText, TADiSRTextComposite
+from .upscale import TADiSRTiling, TADiSRUpscale
 
-bridge.register_model_folder()
+folders.register_model_folder()
 
 
 class TADiSRExtension(ComfyExtension):

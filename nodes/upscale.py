@@ -1,15 +1,19 @@
-"""Picture -> four times larger, with the mask of its text: the whole way in one node."""
+"""Upscaling in one node, and how a large picture is cut into tiles."""
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..tadisr import upscale_in_memory
-from ..tadisr.color import MODES
-from ..tadisr.tiling import Tiling
-from . import bridge
-from .memory import Loaded
+from ..tadisr import SCALE, upscale_in_memory
+from ..tadisr.inference.color import MODES
+from ..tadisr.inference.tiling import BLENDS, Tiling
+from ..tadisr.inference.upscale import coarse_text
+from ..tadisr.visualization import overlays
+from .host import schema, tensors
+from .host.model_management import Loaded, in_memory
+from .host.progress import Progress, say
 
 
 class TADiSRUpscale(io.ComfyNode):
@@ -18,28 +22,28 @@ class TADiSRUpscale(io.ComfyNode):
         return io.Schema(
             node_id="TADiSRUpscale",
             display_name="Upscale with TADiSR",
-            category=bridge.CATEGORY,
+            category=schema.CATEGORY,
             description="Upscales pictures up to 4x in one step and keeps their text legible; also gives a mask of the text.",
-            **bridge.aliases("text upscale", "super resolution", "sharpen text", "restore text"),
+            **schema.aliases("text upscale", "super resolution", "sharpen text", "restore text"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha."),
-                bridge.Model.Input("model", tooltip="From Load TADiSR Model."),
+                schema.Model.Input("model", tooltip="From Load TADiSR Model."),
                 io.Float.Input(
                     "scale", default=4.0, min=1.0, max=4.0, step=0.25,
                     tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
                 ),
-                bridge.tile_input(),
-                bridge.folded(bridge.overlap_input()),
-                bridge.folded(bridge.tile_batch_input("tile_batch")),
+                schema.tile_input(),
+                schema.folded(schema.overlap_input()),
+                schema.folded(schema.tile_batch_input("tile_batch")),
                 io.Combo.Input(
                     "color", options=list(MODES), default="off",
                     tooltip="Bring the colours back to the input's: adain by mean and deviation, "
                     "wavelet by its coarse structure.",
                 ),
-                bridge.Tiles.Input(
+                schema.Tiles.Input(
                     "tiling", optional=True, tooltip="From TADiSR Tiling; it replaces the three tile settings here."
                 ),
-                bridge.guide_input(),
+                schema.guide_input(),
                 io.Float.Input(
                     "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
                     tooltip="How much of the input stays as it was, only enlarged, where the mask finds no text.",
@@ -67,19 +71,80 @@ class TADiSRUpscale(io.ComfyNode):
         fidelity: float = 0.0,
     ) -> io.NodeOutput:
         tiling = tiling or Tiling(tile=tile, overlap=overlap, batch=tile_batch)
-        progress = bridge.Progress(cls.hidden.unique_id)
+        progress = Progress(cls.hidden.unique_id)
         network = model.bring_in("all", pixels=tiling.batch * tiling.tile**2, guided=mask is not None)
         result = upscale_in_memory(
             network,
-            bridge.from_comfy(image),
+            tensors.from_comfy(image),
             scale=scale,
             tiling=tiling,
-            guide=None if mask is None else bridge.from_mask(mask),
+            guide=None if mask is None else tensors.from_mask(mask),
             fidelity=fidelity,
             color_fix=color,
             device=model.load_device,
             progress=progress,
             preview=progress.preview,
-            say=bridge.say(cls.hidden.unique_id),
+            say=say(cls.hidden.unique_id),
         )
-        return io.NodeOutput(bridge.to_comfy(result.image), bridge.to_mask(result.mask))
+        return io.NodeOutput(tensors.to_comfy(result.image), tensors.to_mask(result.mask))
+
+
+class TADiSRTiling(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSRTiling",
+            display_name="TADiSR Tiling",
+            category=schema.CATEGORY,
+            description="How Upscale with TADiSR cuts a large picture into tiles, with a preview over the picture.",
+            **schema.aliases("tiles", "tiled upscale"),
+            inputs=[
+                schema.tile_input(),
+                schema.overlap_input(),
+                schema.folded(schema.tile_batch_input("batch")),
+                io.Combo.Input(
+                    "blend", options=list(BLENDS), default="cosine",
+                    tooltip="How one tile hands over to the next across their overlap; none: at a hard line.",
+                ),
+                io.Boolean.Input(
+                    "text_aware", default=True,
+                    tooltip="Lay the seams where there is least text: a first look at the whole picture, made small, finds it.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The preview is drawn over this picture, before upscaling."),
+                schema.Model.Input(
+                    "model", optional=True, tooltip="For a preview of text-aware seams: the model that finds the text."
+                ),
+            ],
+            outputs=[
+                schema.Tiles.Output("tiling", display_name="tiling", tooltip="Goes into Upscale with TADiSR."),
+                io.Image.Output(
+                    "preview", display_name="preview", tooltip="The tiles outlined, where they are joined in red."
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        tile: int,
+        overlap: int,
+        batch: int,
+        blend: str,
+        text_aware: bool,
+        image: Tensor | None = None,
+        model: Loaded | None = None,
+    ) -> io.NodeOutput:
+        tiling = Tiling(tile=tile, overlap=overlap, batch=batch, blend=blend, text_aware=text_aware)
+        if image is None:
+            image = torch.ones(1, 2 * tile // SCALE, 3 * tile // SCALE, 3)  # an empty sheet of a few tiles
+        pictures = tensors.from_comfy(image)[:, :3].cpu().float()
+        text = None
+        if text_aware and model is not None:
+            advice = "One tile is too large for this GPU's memory: make it smaller."
+            with in_memory(model, "all", pixels=tile**2, advice=advice) as network:
+                text = coarse_text(network, pictures, tiling, model.load_device)
+        drawn = [
+            overlays.draw_tiles(picture, tiling, None if text is None else text[i, 0])
+            for i, picture in enumerate(pictures.split(1))
+        ]
+        return io.NodeOutput(tiling, tensors.to_comfy(torch.cat(drawn)))

@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / "tests" / "host")]
 from comfy_host import Comfy, Result  # noqa: E402
 
 from tadisr.errors import TADiSRError  # noqa: E402
-from tadisr.image import read_image  # noqa: E402
+from tadisr.images import read_image  # noqa: E402
 from tadisr.ocr import reader  # noqa: E402
 
 SAMPLE = ROOT / "sample" / "sample.png"

@@ -7,8 +7,8 @@ result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> re
 
 from .config import SCALE, ModelConfig
 from .errors import CheckpointError, ConfigError, ImageError, TADiSRError
+from .inference.upscale import COMPACT, Upscaled, load, upscale, upscale_in_memory
 from .model import Output, TADiSR
-from .pipeline import COMPACT, Upscaled, load, upscale, upscale_in_memory
 from .presets import preset
 
 __version__ = "0.1.0"

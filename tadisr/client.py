@@ -1,4 +1,4 @@
-"""A headless client of a running ComfyUI that has this pack: upload, queue, follow, fetch. See docs/api.md.
+"""A headless client of a running ComfyUI that has this pack: upload, queue, follow, fetch. See docs/user/api.md.
 
 python -m tadisr.client photo.jpg -o out [--server http://127.0.0.1:8188] [--scale 2]
 """

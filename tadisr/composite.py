@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ConfigError, ImageError
-from .image import check_aspect, resize, split_alpha
+from .images import check_aspect, resize, split_alpha
 
 
 def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: float = 0.0) -> Tensor:

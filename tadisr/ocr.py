@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import ConfigError, TADiSRError
-from .image import to_pil
+from .images import to_pil
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), BGR as OpenCV has it
 Box = NDArray[Any]  # (4, 2) float32: the corners of a line in pixels, clockwise from its top left

@@ -53,7 +53,7 @@ SD_TURBO = 0.7536917  # abar of its schedule at t = 200, which the authors' code
 
 
 def kolors_release() -> ModelConfig:
-    """The authors' Kolors model as far as its file and their code tell; docs/release.md says what is a guess."""
+    """The authors' Kolors model as far as its file and their code tell; docs/user/release.md says what is a guess."""
     return replace(
         kolors(),
         name="kolors-release",

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .atomic_write import write_atomic
 from .config import PromptConfig
 from .errors import CheckpointError
-from .files import write_atomic
 
 FORMAT = "1"
 MARK = "tadisr.prompt.format"  # in the header of a prompt file, and of no other

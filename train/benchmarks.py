@@ -26,9 +26,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tadisr.atomic_write import write_atomic
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, TADiSRError
-from tadisr.files import write_atomic
 
 from .data.pairs import Pixels, list_pictures, read_rgb
 

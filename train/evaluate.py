@@ -2,8 +2,8 @@
 
     python -m train.evaluate --data FTSR --model full=runs/full/model.safetensors --base Kolors --baseline bicubic -o report
 
-writes report.json, report.md, report.tex, report.html, pictures.csv, lines.csv and the pictures made. docs/evaluation.md says
-what every figure is. What is done is kept: the same command again computes only what is new.
+writes report.json, report.md, report.tex, report.html, pictures.csv, lines.csv and the pictures made.
+docs/training/evaluation.md says what every figure is. What is done is kept: the same command again computes only what is new.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ import numpy as np
 from tqdm import tqdm
 
 from tadisr import COMPACT, ocr
-from tadisr.cli import placement
+from tadisr.atomic_write import write_atomic
+from tadisr.devices import placement
 from tadisr.errors import ConfigError, TADiSRError
-from tadisr.files import write_atomic
+from tadisr.inference.tiling import Tiling
+from tadisr.model.precision import DTYPES
 from tadisr.ocr import Reader
-from tadisr.precision import DTYPES
-from tadisr.tiling import Tiling
 
 from .data.pairs import Pairs, open_pairs
-from .judge import backbones, conventions, markup, methods, page, paper, rows, sheets, tables
-from .judge.backbones import Missing
-from .judge.bootstrap import draws
-from .judge.conventions import check_reader
-from .judge.methods import Method
-from .judge.record import Judge, Judged
+from .evaluation import backbones, conventions, markup, methods, page, paper, rows, sheets, tables
+from .evaluation.backbones import Missing
+from .evaluation.bootstrap import draws
+from .evaluation.conventions import check_reader
+from .evaluation.methods import Method
+from .evaluation.record import Judge, Judged
 
 log = logging.getLogger("train.evaluate")
 

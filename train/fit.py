@@ -33,20 +33,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tadisr import adapter
+from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
 
-from . import settings
-from .build import build_model, build_optimizer
-from .checkpoints import Checkpoints, whole
+from . import config as settings
+from .config import FitConfig
 from .data.triplets import Share, Triplets, held_out_samples, training_samples
-from .journal import Journal
+from .loop.checkpoints import Checkpoints, whole
+from .loop.panel import Panel
+from .loop.scalars import Journal
+from .loop.schedule import EMA, Watch, learning_rate
+from .loop.setup import build_model, build_optimizer
+from .loop.validation import Best, Validation
 from .losses import Objective
-from .panel import Panel
-from .schedule import EMA, Watch, learning_rate
-from .settings import FitConfig
-from .validate import Best, Validation
 
 log = logging.getLogger("train.fit")
 

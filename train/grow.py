@@ -22,12 +22,13 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 import tadisr
-from tadisr import TADiSR, adapter
+from tadisr import TADiSR
+from tadisr.checkpoints import adapter
 from tadisr.config import ModelConfig
-from tadisr.decoder import Branch
 from tadisr.errors import ConfigError, TADiSRError
+from tadisr.model.joint_decoder import Branch
 
-from .settings import merge, parse_override
+from .config import merge, parse_override
 
 Twins = list[int]  # for each channel of the larger layer, the channel of the smaller one that it repeats
 TIME = "unet.time_embedding.linear_1"

@@ -24,11 +24,11 @@ from torch.overrides import TorchFunctionMode
 from tadisr.errors import TADiSRError
 from tadisr.model import TADiSR
 
-from . import settings
-from .build import add_trained, exact
-from .checkpointing import checkpoint_blocks
+from . import config as settings
+from .config import FitConfig
+from .loop.gradient_checkpointing import checkpoint_blocks
+from .loop.setup import add_trained, exact
 from .losses import Objective
-from .settings import FitConfig
 
 GIB = 2**30
 DTYPES = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}

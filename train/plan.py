@@ -22,12 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
 
-from . import settings
-from .build import build_optimizer
-from .checkpointing import checkpoint_blocks
+from . import config as settings
+from .config import FitConfig
+from .loop.gradient_checkpointing import checkpoint_blocks
+from .loop.setup import build_optimizer
 from .losses import Objective
 from .memory import DTYPES, GIB, empty_model
-from .settings import FitConfig
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, by the vendors' data sheets: name -> (one card's peak, cards).
 MACHINES = {

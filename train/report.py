@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tadisr import adapter
+from tadisr.atomic_write import write_atomic
+from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
-from tadisr.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

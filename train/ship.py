@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import tadisr
-from tadisr import adapter
+from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
 
 

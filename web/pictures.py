@@ -18,11 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import tadisr  # noqa: E402
-from tadisr import heatmap, marks, ocr, stages  # noqa: E402
+from tadisr import ocr  # noqa: E402
 from tadisr.composite import composite, shape_mask  # noqa: E402
-from tadisr.image import read_image, resize, to_pil  # noqa: E402
-from tadisr.pipeline import coarse_text  # noqa: E402
-from tadisr.tiling import Tiling  # noqa: E402
+from tadisr.images import read_image, resize, to_pil  # noqa: E402
+from tadisr.inference import staged  # noqa: E402
+from tadisr.inference.tiling import Tiling  # noqa: E402
+from tadisr.inference.upscale import coarse_text  # noqa: E402
+from tadisr.visualization import attention_heatmap, overlays  # noqa: E402
 
 TARGET = ROOT / "web" / "docs" / "pictures"
 HEIGHT, GAP = 300, 6
@@ -52,13 +54,13 @@ def result() -> tadisr.Upscaled:
 
 
 @cache
-def encoded() -> tuple[Tensor, stages.Source]:
-    return stages.encode(model(), sample())
+def encoded() -> tuple[Tensor, staged.Source]:
+    return staged.encode(model(), sample())
 
 
 @cache
-def denoised() -> tuple[Tensor, stages.Attention]:
-    return stages.denoise(model(), *encoded())
+def denoised() -> tuple[Tensor, staged.Attention]:
+    return staged.denoise(model(), *encoded())
 
 
 def part(image: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
@@ -100,7 +102,7 @@ def _() -> list[Tensor]:
     tiling = Tiling(tile=512, overlap=128, text_aware=True)
     plain = Tiling(tile=512, overlap=128, text_aware=False)
     text = coarse_text(model(), sample(), tiling, model().device)
-    return [marks.draw_tiles(sample(), plain), marks.draw_tiles(sample(), tiling, text[0, 0])]
+    return [overlays.draw_tiles(sample(), plain), overlays.draw_tiles(sample(), tiling, text[0, 0])]
 
 
 @picture("TADiSREncode")
@@ -110,30 +112,34 @@ def _() -> list[Tensor]:
 
 @picture("TADiSRDenoise")
 def _() -> list[Tensor]:
-    return [false_color(encoded()[0]), false_color(denoised()[0]), heatmap.heat_map(denoised()[1])]
+    return [false_color(encoded()[0]), false_color(denoised()[0]), attention_heatmap.heat_map(denoised()[1])]
 
 
 @picture("TADiSRTextAttention")
 def _() -> list[Tensor]:
-    heat = heatmap.heat_map(denoised()[1])
-    return [heat, heatmap.overlay(heat, sample(), "turbo")]
+    heat = attention_heatmap.heat_map(denoised()[1])
+    return [heat, attention_heatmap.overlay(heat, sample(), "turbo")]
 
 
 @picture("TADiSRJointDecode")
 def _() -> list[Tensor]:
     """The yellow label's text wiped out of the mask, and what becomes of the picture."""
     latent, attention = denoised()
-    plain = stages.decode(model(), latent, attention)
+    plain = staged.decode(model(), latent, attention)
     guide = plain.mask.clone()
     part(guide, 0.42, 0.4, 0.3, 0.3).zero_()
-    steered = stages.decode(model(), latent, attention, guide=guide)
+    steered = staged.decode(model(), latent, attention, guide=guide)
     return [part(x, 0.42, 0.36, 0.3, 0.34) for x in (plain.mask, guide, steered.mask, steered.image)]
 
 
 @picture("stages")
 def _() -> list[Tensor]:
     """For the README."""
-    return [sample(), false_color(encoded()[0]), heatmap.overlay(heatmap.heat_map(denoised()[1]), sample(), "turbo")]
+    return [
+        sample(),
+        false_color(encoded()[0]),
+        attention_heatmap.overlay(attention_heatmap.heat_map(denoised()[1]), sample(), "turbo"),
+    ]
 
 
 @picture("TADiSRTextComposite")
@@ -146,14 +152,14 @@ def _() -> list[Tensor]:
 def _() -> list[Tensor]:
     boxes = [line.box for line in ocr.reader("rapidocr").read(result().image) if line.score >= 0.5]
     size = (result().image.shape[2], result().image.shape[3])
-    return [marks.draw_boxes(result().image, boxes, [marks.GREEN] * len(boxes)), marks.box_mask(boxes, size)]
+    return [overlays.draw_boxes(result().image, boxes, [overlays.GREEN] * len(boxes)), overlays.box_mask(boxes, size)]
 
 
 @picture("TADiSRCompareText")
 def _() -> list[Tensor]:
     pairs = ocr.compare(enlarged(), result().image, ocr.reader("rapidocr"))
-    colors = [marks.RED if pair.ratio < 1 else marks.GREEN for pair in pairs]
-    return [enlarged(), marks.draw_boxes(result().image, [pair.before.box for pair in pairs], colors)]
+    colors = [overlays.RED if pair.ratio < 1 else overlays.GREEN for pair in pairs]
+    return [enlarged(), overlays.draw_boxes(result().image, [pair.before.box for pair in pairs], colors)]
 
 
 def sheet(panels: list[Tensor]) -> Image.Image:

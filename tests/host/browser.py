@@ -14,10 +14,11 @@ import torch
 from comfy_host import ROOT, Comfy
 from tiny import randomize, tiny_kolors_config, write_base
 
-from tadisr import TADiSR, adapter
+from tadisr import TADiSR
+from tadisr.checkpoints import adapter
+from tadisr.checkpoints.base_model import load_base
 from tadisr.config import LoRAConfig
-from tadisr.kolors.base import load_base
-from tadisr.lora import add_lora
+from tadisr.model.lora import add_lora
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 ARGUMENTS = [

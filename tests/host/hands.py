@@ -30,11 +30,12 @@ assert spec is not None and spec.loader is not None
 pack = importlib.util.module_from_spec(spec)
 sys.modules["pack"] = pack
 spec.loader.exec_module(pack)
-from pack.nodes.kolors_loader import from_socket  # noqa: E402  # pyright: ignore
-from pack.nodes.memory import Base  # noqa: E402  # pyright: ignore
-from pack.tadisr import adapter, load  # noqa: E402  # pyright: ignore
-from pack.tadisr.kolors.base import find_base, load_part  # noqa: E402  # pyright: ignore
-from pack.tadisr.precision import FP8  # noqa: E402  # pyright: ignore
+from pack.nodes.host.model_management import Base  # noqa: E402  # pyright: ignore
+from pack.nodes.load import from_socket  # noqa: E402  # pyright: ignore
+from pack.tadisr import load  # noqa: E402  # pyright: ignore
+from pack.tadisr.checkpoints import adapter  # noqa: E402  # pyright: ignore
+from pack.tadisr.checkpoints.base_model import find_base, load_part  # noqa: E402  # pyright: ignore
+from pack.tadisr.model.precision import FP8  # noqa: E402  # pyright: ignore
 
 CONFIG = adapter.read_header(FOLDER / "a.safetensors").config
 IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The headless client of docs/api.md against a real ComfyUI."""
+"""The headless client of docs/user/api.md against a real ComfyUI."""
 
 from __future__ import annotations
 

@@ -12,11 +12,12 @@ import torch
 from comfy_host import Comfy, Result, node
 from tiny import tiny_cogview4_config
 
-from tadisr import TADiSR, adapter, preset
+from tadisr import TADiSR, preset
+from tadisr.checkpoints import adapter
+from tadisr.checkpoints.release_import import read_release
 from tadisr.cli import main
-from tadisr.image import read_image, write_png
+from tadisr.images import read_image, write_png
 from tadisr.prompt import EncodedPrompt
-from tadisr.release.read import read_release
 
 
 @pytest.fixture(scope="module")

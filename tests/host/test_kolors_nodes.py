@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from tiny import as_ldm, randomize, tiny_cogview4_config, tiny_kolors_config, write_base
 
 import tadisr
-from tadisr import TADiSR, adapter, preset
+from tadisr import TADiSR, preset
+from tadisr.checkpoints import adapter
+from tadisr.checkpoints.base_model import load_base
 from tadisr.config import LoRAConfig
-from tadisr.image import read_image
-from tadisr.kolors.base import load_base
-from tadisr.lora import add_lora
+from tadisr.images import read_image
+from tadisr.model.lora import add_lora
 
 TINY = {"tile": 128, "overlap": 32, "tile_batch": 1, "color": "off"}
 

@@ -9,7 +9,7 @@ import pytest
 from browser import server
 from comfy_host import Comfy, Result, node
 
-from tadisr.image import read_image
+from tadisr.images import read_image
 
 # A pack with two nodes that make what no core node does.
 PACK = """

@@ -16,15 +16,17 @@ from tiny import randomize, tiny_kolors_config, write_base
 from tiny_glm import tiny_glm, write_cogview4_text, write_diffusers, write_kolors, write_single, write_vocabulary
 
 import tadisr
-from tadisr import TADiSR, adapter, presets, stages
-from tadisr.cogview4 import glm as cogview4_glm
+from tadisr import TADiSR, presets
+from tadisr.checkpoints import adapter
+from tadisr.checkpoints.base_model import load_base
 from tadisr.config import LoRAConfig
-from tadisr.image import read_image
-from tadisr.kolors import chatglm as kolors_glm
-from tadisr.kolors.base import load_base
-from tadisr.kolors.chatglm import encode_prompt
-from tadisr.lora import add_lora
+from tadisr.images import read_image
+from tadisr.inference import staged
+from tadisr.model.lora import add_lora
 from tadisr.prompt import read_prompt
+from tadisr.text_encoders import chatglm3 as kolors_glm
+from tadisr.text_encoders import glm4 as cogview4_glm
+from tadisr.text_encoders.chatglm3 import encode_prompt
 
 Prompt = dict[str, Any]
 TEXT = "招牌上的文字，清晰"
@@ -175,11 +177,11 @@ def test_the_chain_with_another_prompt(comfy: Comfy, files: Path) -> None:
 
     merged = tadisr.load(path, base=base)
     image = read_image(comfy.base / "input" / "noise.png")
-    samples, source = stages.encode(merged, image, scale=4.0)
-    samples, attention = stages.denoise(
+    samples, source = staged.encode(merged, image, scale=4.0)
+    samples, attention = staged.denoise(
         merged, samples, source, prompt=read_prompt(files / "tadisr" / "chained.safetensors")
     )
-    expected = stages.decode(merged, samples, attention).image
+    expected = staged.decode(merged, samples, attention).image
     assert (pictures[1] - expected).abs().max() < 2 / 255
 
     compact = chain(comfy) | {"model": node("TADiSRLoader", model="compact (built in)", dtype="fp32")}

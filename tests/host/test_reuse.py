@@ -11,8 +11,8 @@ from comfy_host import Comfy, Result
 from PIL import Image
 
 import tadisr
-from tadisr import adapter
-from tadisr.image import read_image
+from tadisr.checkpoints import adapter
+from tadisr.images import read_image
 
 
 def cached(result: Result) -> set[str]:

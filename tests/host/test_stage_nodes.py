@@ -8,7 +8,7 @@ import pytest
 from comfy_host import Comfy, node
 from PIL import Image
 
-from tadisr.image import read_image
+from tadisr.images import read_image
 
 Prompt = dict[str, Any]
 

@@ -11,7 +11,7 @@ import pytest
 from comfy_host import Comfy, node
 from PIL import Image, ImageDraw, ImageFont
 
-from tadisr.image import read_image
+from tadisr.images import read_image
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 

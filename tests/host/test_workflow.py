@@ -15,11 +15,12 @@ from PIL import Image
 from tiny import randomize, tiny_kolors_config, write_base
 
 import tadisr
-from tadisr import TADiSR, adapter
+from tadisr import TADiSR
+from tadisr.checkpoints import adapter
+from tadisr.checkpoints.base_model import load_base
 from tadisr.config import LoRAConfig
-from tadisr.image import read_image
-from tadisr.kolors.base import load_base
-from tadisr.lora import add_lora
+from tadisr.images import read_image
+from tadisr.model.lora import add_lora
 
 # What a saved workflow relies on: node id -> category, required inputs, optional inputs, outputs. Only ever add at the end.
 PROMISES: dict[str, tuple[str, str, str, str]] = {

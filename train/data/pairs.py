@@ -25,7 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError
-from tadisr.image import from_pil, resize, to_pil
+from tadisr.images import from_pil, resize, to_pil
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, or (H, W) for a mask
 Split = Literal["auto", "all", "train", "test"]

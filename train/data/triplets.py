@@ -18,12 +18,12 @@ from torch.utils.data import Dataset, Sampler
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
-from tadisr.image import resize
+from tadisr.images import resize
 
-from ..settings import DataConfig, SourceConfig
-from .degradation import mixture
+from ..config import DataConfig, SourceConfig
+from .degradation.recipes import mixture
 from .pairs import Pair, Pairs, find_layout, open_pairs
-from .rendered import RenderedText
+from .text_rendering.scenes import RenderedText
 from .views import Viewer
 
 SMALL_TEXT = 20  # LR pixels of a line's height: below it an f8 VAE has few latent cells for a character
@@ -81,7 +81,7 @@ class PairCrops:
         if needs_mask and bare:
             raise ConfigError(
                 f"{bare[0].hr_path} has no text mask ({len(bare)} of {len(pairs)}), which the joint decoders learn from: "
-                "make them (docs/data.md), or set model.decoder.joint: false."
+                "make them (docs/training/data.md), or set model.decoder.joint: false."
             )
         self.pairs, self.viewer, self.seed = pairs, viewer, seed
         self.degradation = degradation or {}
@@ -137,7 +137,8 @@ def small_text_shares(pairs: list[Pair], weight: float) -> NDArray[np.float64]:
     if weight < 0 or not any(height is not None for height in heights):
         raise ConfigError(
             f"small_text is {weight} for {pairs[0].hr_path.parent}: it needs a weight of 0 or more, and to know how high the "
-            "text is: index.jsonl as train.synthesis writes it, or labels with boxes (docs/evaluation.md). Set small_text: 1."
+            "text is: index.jsonl as train.synthesis writes it, or labels with boxes "
+            "(docs/training/evaluation.md). Set small_text: 1."
         )
     weights = np.array([weight if height is not None and height < SMALL_TEXT else 1.0 for height in heights])
     if not weights.any():

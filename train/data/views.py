@@ -21,7 +21,7 @@ from PIL import Image
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
-from ..settings import DataConfig, View
+from ..config import DataConfig, View
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), or (H, W) for a mask
 Window = tuple[slice, slice]  # rows, columns

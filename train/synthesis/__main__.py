@@ -9,13 +9,15 @@ import sys
 from tadisr.errors import TADiSRError
 
 from ..data.sources import command as sources
-from . import bench, build, realce, report
+from . import bench, build
+from .realce import prepare
+from .report import page
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.synthesis", description="Make the FTSR data set.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    for step in (sources, build, report, bench, realce):
+    for step in (sources, build, page, bench, prepare):
         step.add_parser(steps)
     arguments, more = parser.parse_known_args(argv)
     if any(word.startswith("-") or "=" not in word for word in more) or not hasattr(arguments, "overrides"):

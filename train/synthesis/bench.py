@@ -22,7 +22,7 @@ import psutil
 
 from . import config as settings
 from .build import STEPS, Steps, resolve
-from .workers import Here, Task, Workers, open_workers
+from .engine.workers import Here, Task, Workers, open_workers
 
 
 def add_parser(subparsers: Any) -> None:

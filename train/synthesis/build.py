@@ -20,18 +20,18 @@ from tadisr import ocr
 from tadisr.errors import ConfigError
 
 from . import config as settings
-from .backgrounds import Backgrounds
-from .compose import Compose
 from .config import SynthesisConfig
-from .degrade import Degrade
-from .enhance import Enhance
-from .filter import Filter
-from .journal import Record, Records, write_bytes, write_lines
-from .masks import Masks
-from .report import write_report
-from .step import Step, redo, run
-from .workers import Workers, open_workers
-from .write import Shards, write_card, write_index
+from .engine.journal import Record, Records, write_bytes, write_lines
+from .engine.step import Step, redo, run
+from .engine.workers import Workers, open_workers
+from .report.page import write_report
+from .steps.backgrounds import Backgrounds
+from .steps.compose import Compose
+from .steps.degrade import Degrade
+from .steps.enhance import Enhance
+from .steps.filter import Filter
+from .steps.masks import Masks
+from .steps.write import Shards, write_card, write_index
 
 log = logging.getLogger("train.synthesis")
 

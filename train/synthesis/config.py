@@ -14,7 +14,7 @@ import yaml
 from tadisr.config import build
 from tadisr.errors import ConfigError
 
-from ..settings import Loader, merge, parse_override
+from ..config import Loader, merge, parse_override
 
 
 @dataclass(frozen=True, kw_only=True)

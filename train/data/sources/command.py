@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from tadisr.files import write_atomic
+from tadisr.atomic_write import write_atomic
 
-from ...settings import Loader, parse_override
+from ...config import Loader, parse_override
 from . import KINDS, SourceError, open_source
 from .report import examine, summarise
 

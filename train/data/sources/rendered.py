@@ -10,11 +10,11 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from ..degradation import blur, gaussian_kernel
-from ..fonts import find_fonts, open_font
-from ..grounds import Array, background, load_photographs, procedural
-from ..rendered import ink_pair
-from ..strings import line
+from ..degradation.recipes import blur, gaussian_kernel
+from ..text_rendering.backgrounds import Array, background, load_photographs, procedural
+from ..text_rendering.fonts import find_fonts, open_font
+from ..text_rendering.scenes import ink_pair
+from ..text_rendering.strings import line
 from .base import Item, SourceError, check_index
 
 LATIN = 0.5  # share of lines in Latin letters where the fonts have Chinese too

@@ -1,0 +1,1 @@
+"""What the nodes share in ComfyUI: folders, files, tensors, memory, progress."""

@@ -1,0 +1,140 @@
+"""Where the host's folders hold text encoders, tokenizers and prompt files."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ...tadisr import CheckpointError, ConfigError
+from ...tadisr.errors import TADiSRError
+from ...tadisr.prompt import is_prompt
+from ...tadisr.text_encoders import chatglm3, encoder_of
+from ...tadisr.text_encoders.chatglm3_weights import Weights, is_encoder, open_weights
+from ...tadisr.text_encoders.glm4 import is_glm
+from . import folders
+
+NO_ENCODER = "no ChatGLM3 or GLM-4 in models/LLM, models/text_encoders, models/diffusers"
+NO_PROMPT = "no prompt file in models/tadisr"
+NAME = re.compile(r"\w[\w .,()+-]{0,99}")  # a file's name alone, on any system
+SUFFIX = ".safetensors"
+
+
+# ---- text encoders --------------------------------------------------------------------------------------------------
+
+
+def roots() -> list[Path]:
+    """models/LLM (other packs register it, ComfyUI does not), models/text_encoders and models/diffusers."""
+    registered = folder_paths.folder_names_and_paths
+    found = [Path(folder_paths.models_dir) / "LLM"]
+    for category in ("LLM", "text_encoders", "diffusers"):
+        found += map(Path, folder_paths.get_folder_paths(category) if category in registered else [])
+    return [root for root in dict.fromkeys(found) if root.is_dir()]
+
+
+def encoders() -> dict[str, Path]:
+    """Every ChatGLM3 and GLM-4 under the roots by its name there: single files, folders with shards and their index."""
+    found: dict[str, Path] = {}
+    for root in roots():
+        for path in sorted(candidates(root)):
+            if told(path, folders.changed(path)):
+                found.setdefault(path.relative_to(root).as_posix(), path)
+    return found
+
+
+def candidates(root: Path) -> Iterator[Path]:
+    for path in root.rglob(f"*{SUFFIX}"):
+        yield path
+    for path in root.rglob("*.index*.json"):
+        yield path.parent
+
+
+@functools.lru_cache(maxsize=4096)
+def told(path: Path, _when: int) -> bool:
+    return is_encoder(path) or is_glm(path)
+
+
+def encoder_path(name: str) -> Path:
+    """The encoder behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
+    found = encoders()
+    if name not in found:
+        raise CheckpointError(
+            f"There is no ChatGLM3 or GLM-4 {name!r} in {', '.join(map(str, roots()))}. Put chatglm3-fp16.safetensors "
+            "into models/LLM, or the Kolors or CogView4 folder with its text_encoder into models/diffusers."
+        )
+    return found[name]
+
+
+def vocabulary_for(source: Path) -> Path:
+    """The tokenizer beside the encoder, else for a ChatGLM3, whose single files bring none, the first that fits it.
+
+    Raises CheckpointError where there is none.
+    """
+    encoder = encoder_of(source)
+    try:
+        return encoder.find_vocabulary(source, None)
+    except CheckpointError:
+        if encoder is not chatglm3:
+            raise
+        weights = open_weights(source)
+        for root in roots():
+            for path in sorted(root.rglob(chatglm3.VOCABULARY)):
+                if fits(path, weights):
+                    return path
+        raise
+
+
+def fits(vocabulary: Path, weights: Weights) -> bool:
+    try:
+        chatglm3.load_tokenizer(vocabulary, weights)
+    except CheckpointError:
+        return False
+    return True
+
+
+# ---- prompt files ---------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def marked(path: str, _when: int) -> bool:
+    return is_prompt(path)
+
+
+def holds_prompt(name: str) -> bool:
+    """Whether a file of models/tadisr is a prompt file; False for a broken one."""
+    path = folder_paths.get_full_path(folders.FOLDER, name)
+    return path is not None and marked(path, folders.changed(path))
+
+
+def prompt_names() -> list[str]:
+    return [name for name in folder_paths.get_filename_list(folders.FOLDER) if holds_prompt(name)]
+
+
+def prompt_path(name: str) -> Path:
+    """The file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
+    path = folder_paths.get_full_path(folders.FOLDER, name)
+    if path is None:
+        places = ", ".join(folder_paths.get_folder_paths(folders.FOLDER))
+        raise CheckpointError(f"There is no prompt file {name!r} in {places}. Make one with TADiSR Encode Prompt.")
+    return Path(path)
+
+
+def target(name: str) -> Path:
+    """The file in models/tadisr that a name typed by the user stands for. Raises ConfigError for one that is no name."""
+    stem = name.strip().removesuffix(SUFFIX)
+    if not NAME.fullmatch(stem) or stem.endswith((".", " ")):
+        raise ConfigError(
+            f"name is {name!r}: expected a file's name without folders, of letters, digits, spaces and . , ( ) + - _"
+        )
+    return Path(folder_paths.get_folder_paths(folders.FOLDER)[0]) / f"{stem}{SUFFIX}"
+
+
+def refuse_to_overwrite(path: Path, *, allowed: bool) -> None:
+    """Raises TADiSRError unless a file may be written there; a model never makes way for a prompt."""
+    if path.is_file() and not is_prompt(path):
+        raise TADiSRError(f"{path} is there already and is no prompt file: choose another name.")
+    if path.is_file() and not allowed:
+        raise TADiSRError(f"{path} holds another prompt already: choose another name, or turn overwrite on.")

@@ -1,0 +1,72 @@
+"""Types, categories and inputs that several nodes share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from comfy_api.latest import io
+
+from ...tadisr.ocr import ENGINES
+
+InputT = TypeVar("InputT", bound=io.Input)
+Model = io.Custom("TADISR_MODEL")
+FrozenBase = io.Custom("TADISR_BASE")
+Prompt = io.Custom("TADISR_PROMPT")
+Attention = io.Custom("TADISR_ATTENTION")
+Tiles = io.Custom("TADISR_TILING")
+CATEGORY = "TADiSR"
+STAGES = "TADiSR/stages"
+TEXT = "TADiSR/text"
+
+
+def aliases(*names: str) -> dict[str, Any]:
+    """Other words by which a node is found; hosts before 0.4 do not know of them."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return {"search_aliases": list(names)} if "search_aliases" in known else {}
+
+
+def folded(shown: InputT) -> InputT:
+    """An input that the page folds away until the advanced ones are asked for."""
+    shown.extra_dict["advanced"] = True
+    return shown
+
+
+def tile_input() -> io.Int.Input:
+    return io.Int.Input(
+        "tile", default=768, min=128, max=8192, step=64,
+        tooltip="Side of a tile in pixels of the 4x picture. Smaller needs less memory. "
+        "Halved by itself when memory runs out.",
+    )  # fmt: skip
+
+
+def overlap_input() -> io.Int.Input:
+    return io.Int.Input(
+        "overlap", default=256, min=0, max=4096, step=16,
+        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. At most half a tile: lower "
+        "it with the tile.",
+    )  # fmt: skip
+
+
+def guide_input() -> io.Mask.Input:
+    return io.Mask.Input(
+        "mask", optional=True,
+        tooltip="A text mask that you have edited, of any size: white where text is to be, black where none is. The text "
+        "decoder is steered to it, and with it the picture.",
+    )  # fmt: skip
+
+
+def tile_batch_input(name: str) -> io.Int.Input:
+    return io.Int.Input(
+        name, default=1, min=1, max=64,
+        tooltip="Tiles run at once. More is faster on a GPU with room for them.",
+    )  # fmt: skip
+
+
+def engine_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "engine",
+        options=["auto", *ENGINES],
+        default="auto",
+        tooltip="auto: paddleocr where it is installed with models (in models/ppocr), else rapidocr, which brings its own.",
+    )

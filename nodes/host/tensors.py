@@ -1,0 +1,42 @@
+"""Tensors and latents between ComfyUI's layouts and the library's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management as mm
+from torch import Tensor
+
+from ...tadisr.inference.staged import Source
+
+OURS = "tadisr"  # under this key a LATENT carries our `stages.Source`
+
+
+def source_of(latent: dict[str, Any]) -> Source | None:
+    """What one of our latents carries along; None for a latent from elsewhere."""
+    return latent.get(OURS)
+
+
+def from_comfy(image: Tensor) -> Tensor:
+    """IMAGE (B, H, W, C) -> (B, C, H, W)."""
+    return image.movedim(-1, 1)
+
+
+def to_comfy(image: Tensor) -> Tensor:
+    """(B, C, H, W) -> IMAGE (B, H, W, C)."""
+    return to_host(image.movedim(1, -1).contiguous())
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Where the host wants what goes between nodes."""
+    return tensor.to(mm.intermediate_device())
+
+
+def from_mask(mask: Tensor) -> Tensor:
+    """MASK (B, H, W), or (H, W) as some nodes give it -> (B, 1, H, W)."""
+    return mask.reshape(-1, 1, *mask.shape[-2:])
+
+
+def to_mask(mask: Tensor) -> Tensor:
+    """(B, 1, H, W) -> MASK (B, H, W)."""
+    return to_host(mask[:, 0])

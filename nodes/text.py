@@ -1,0 +1,178 @@
+"""Text of pictures: composited, read, compared."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..tadisr import ImageError, ocr
+from ..tadisr.composite import composite, shape_mask
+from ..tadisr.images import check_aspect, resize
+from ..tadisr.visualization import overlays
+from .host import folders, schema, tensors
+from .host.progress import Progress
+
+
+class TADiSRTextComposite(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSRTextComposite",
+            display_name="Composite Text",
+            category=schema.TEXT,
+            description="Lays the text of one picture over another one: the text from TADiSR, the rest from any upscaler. The "
+            "result has the size of the larger picture.",
+            **schema.aliases("blend text", "paste text", "text mask composite"),
+            inputs=[
+                io.Image.Input("text_image", tooltip="The picture whose text is wanted, from Upscale with TADiSR."),
+                io.Image.Input("rest_image", tooltip="The picture for all the rest, of any size but of the same shape."),
+                io.Mask.Input("mask", tooltip="Where the text is, from Upscale with TADiSR; any size."),
+                io.Int.Input(
+                    "grow", default=8, min=-256, max=256,
+                    tooltip="Pixels by which the mask grows before it is brought to the picture's size, edges and all; "
+                    "negative shrinks.",
+                ),
+                io.Float.Input(
+                    "feather", default=4.0, min=0.0, max=128.0, step=0.5, tooltip="Softens the mask's edge, in its pixels."
+                ),
+                io.Float.Input(
+                    "threshold", default=0.5, min=0.0, max=1.0, step=0.05,
+                    tooltip="How sure the mask has to be. 0 uses it as it is, soft.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="Text and rest together."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, text_image: Tensor, rest_image: Tensor, mask: Tensor, grow: int, feather: float, threshold: float
+    ) -> io.NodeOutput:
+        shaped = shape_mask(tensors.from_mask(mask).float(), grow=grow, feather=feather, threshold=threshold)
+        result = composite(tensors.from_comfy(text_image).float(), tensors.from_comfy(rest_image).float(), shaped)
+        return io.NodeOutput(tensors.to_comfy(result))
+
+
+class TADiSRReadText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSRReadText",
+            display_name="Read Text (PP-OCR)",
+            category=schema.TEXT,
+            description="Finds and reads the text of pictures, offline.",
+            **schema.aliases("ocr", "recognize text", "paddleocr", "rapidocr"),
+            inputs=[
+                io.Image.Input("image", tooltip="One picture or a batch."),
+                schema.engine_input(),
+                io.Float.Input(
+                    "minimum_confidence", default=0.5, min=0.0, max=1.0, step=0.05,
+                    tooltip="Lines that the reader is less sure of are left out.",
+                ),
+            ],
+            outputs=[
+                io.String.Output("text", display_name="text", tooltip="The lines, an empty line between two pictures."),
+                io.String.Output(
+                    "as_json", display_name="json",
+                    tooltip="A list for each picture: text, score and the four corners of every line.",
+                ),
+                io.Image.Output("boxes", display_name="image", tooltip="The pictures, the lines outlined and numbered."),
+                io.Mask.Output("box_mask", display_name="mask", tooltip="White where a line stands."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, image: Tensor, engine: str, minimum_confidence: float) -> io.NodeOutput:
+        reader = ocr.reader(engine, folders.ocr_models())
+        pictures, masks, texts, data = [], [], [], []
+        move = Progress(cls.hidden.unique_id)
+        for i, picture in enumerate(tensors.from_comfy(image)[:, :3].cpu().split(1)):
+            lines = [line for line in reader.read(picture) if line.score >= minimum_confidence and line.text.strip()]
+            boxes = [line.box for line in lines]
+            pictures.append(overlays.draw_boxes(picture, boxes, [overlays.GREEN] * len(boxes)))
+            masks.append(overlays.box_mask(boxes, (picture.shape[2], picture.shape[3])))
+            texts.append("\n".join(line.text for line in lines))
+            data.append([{"text": x.text, "score": round(x.score, 4), "box": x.box.round(1).tolist()} for x in lines])
+            move(i + 1, len(image))
+        return io.NodeOutput(
+            "\n\n".join(texts),
+            json.dumps(data, ensure_ascii=False),
+            tensors.to_comfy(torch.cat(pictures)),
+            tensors.to_mask(torch.cat(masks)),
+        )
+
+
+class TADiSRCompareText(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSRCompareText",
+            display_name="Compare Text (OCR-A)",
+            category=schema.TEXT,
+            description="Reads the lines of the picture before, and the same places in the picture after, and scores how alike "
+            "they are: OCR-A, the paper's measure.",
+            **schema.aliases("ocr accuracy", "ocr-a", "text score", "text diff"),
+            inputs=[
+                io.Image.Input("before", tooltip="The reference; of the same shape as after, of any size."),
+                io.Image.Input("after", tooltip="As many pictures as before."),
+                schema.engine_input(),
+                io.Float.Input(
+                    "minimum_confidence", default=0.8, min=0.0, max=1.0, step=0.05, optional=True,
+                    tooltip="Lines of the picture before that the reader is less sure of do not count.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output("ocr_a", display_name="OCR-A", tooltip="0: no text is left, 1: all of it. 1 without text."),
+                io.String.Output("report", display_name="report", tooltip="Every line before and after, with its ratio."),
+                io.Image.Output("marked", display_name="image", tooltip="The picture after; changed lines in red."),
+                io.Mask.Output("changed", display_name="mask", tooltip="White where a line has changed."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, before: Tensor, after: Tensor, engine: str, minimum_confidence: float = 0.8) -> io.NodeOutput:
+        if len(before) != len(after):
+            raise ImageError(f"There are {len(before)} pictures before and {len(after)} after: give as many.")
+        reader = ocr.reader(engine, folders.ocr_models())
+        pictures, masks, scores, report = [], [], [], []
+        move = Progress(cls.hidden.unique_id)
+        firsts, seconds = (tensors.from_comfy(image)[:, :3].cpu().split(1) for image in (before, after))
+        for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+            check_aspect(first, second, "picture before", "picture after")
+            size = (second.shape[2], second.shape[3])
+            first = first if first.shape == second.shape else resize(first, size)
+            pairs = ocr.compare(first, second, reader, minimum=minimum_confidence)
+            changed = [pair.ratio < 1 for pair in pairs]
+            boxes = [pair.before.box for pair in pairs]
+            pictures.append(
+                overlays.draw_boxes(second, boxes, [overlays.RED if c else overlays.GREEN for c in changed])
+            )
+            masks.append(overlays.box_mask([box for box, c in zip(boxes, changed, strict=True) if c], size))
+            scores.append(score := ocr.score(pairs))
+            found = "no text" if score is None else f"{say(score)}, {sum(changed)} of {len(pairs)} lines changed"
+            report += [f"Picture {i + 1}: {found}", *(describe(number, pair) for number, pair in enumerate(pairs, 1))]
+            move(i + 1, len(after))
+        total = ocr.total(scores)
+        head = "No text" if total is None else f"{say(total)}, {total.pictures} pictures with text"
+        return io.NodeOutput(
+            1.0 if total is None else total.ocr_a,
+            "\n".join([f"{head} ({reader.label})", *report]),
+            tensors.to_comfy(torch.cat(pictures)),
+            tensors.to_mask(torch.cat(masks)),
+        )
+
+
+def say(score: ocr.Score) -> str:
+    return f"OCR-A {score.ocr_a:.3f} (strict {score.strict:.3f})"
+
+
+def describe(number: int, pair: ocr.Pair) -> str:
+    if pair.ratio == 1:
+        return f"{number:4d}  1.000  {pair.before.text}"
+    return f"{number:4d}  {pair.ocr_a:.3f}  {pair.before.text}  ->  {pair.after.text}"

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: adapters, frozen bases, the authors' releases, and their download."""

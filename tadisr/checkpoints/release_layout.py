@@ -1,0 +1,104 @@
+"""Every tensor of the authors' two pickles by name and shape, and what it is called in our file.
+
+All of it follows from the config, so a pickle of small widths has the same layout. The LoRA of a layer is A and B:
+of a linear one (r, in) and (out, r), of a convolution (r, in, k, k) and (out, r, 1, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import nn
+
+from ..config import LoRAConfig, ModelConfig
+from ..model.denoiser import build_denoiser
+from ..model.joint_decoder import JointParts
+from ..model.lora import targeted
+from ..model.release_blocks import BLOCKS
+
+Shape = tuple[int, ...]
+SIDES = ("l", "r")  # of the picture's stream and of the text's
+DENOISER, VAE = "default", "vae_skip"  # what the authors call the LoRA on either
+
+
+@dataclass
+class Table:
+    """One table of a pickle: {name: shape}, and {our name: its names}. One tensor of the decoder may have two."""
+
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    ours: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, name: str, shape: Shape, ours: str) -> None:
+        self.shapes[name] = shape
+        self.ours.setdefault(ours, []).append(name)
+
+
+def denoiser_table(config: ModelConfig) -> Table:
+    """`state_dict_unet` or `state_dict_transformer`: LoRA, and what was trained whole."""
+    lora, part, table = cast(LoRAConfig, config.lora), config.denoiser, Table()
+    with torch.device("meta"):
+        module = cast(nn.Module, build_denoiser(config))
+    for name, tensor in module.state_dict().items():
+        if name.rpartition(".")[0] in lora.unet_whole:
+            table.add(name, tuple(tensor.shape), f"{part}.{name}")
+    for name in targeted(module, "", lora.unet_targets):
+        weight = tuple(module.get_parameter(f"{name}.weight").shape)
+        for half, shape in lora_shapes(weight, lora.unet_rank):
+            table.add(f"{name}.lora_{half}.{DENOISER}.weight", shape, f"{part}_lora.{name}.lora_{half}.weight")
+    return table
+
+
+def vae_table(config: ModelConfig) -> Table:
+    """`state_dict_vae`: LoRA on either half of the VAE and on the skip convolutions, and these themselves."""
+    lora, table = cast(LoRAConfig, config.lora), Table()
+    with torch.device("meta"):
+        module = cast(nn.Module, AutoencoderKL.from_config(config.vae))
+    for name in targeted(module, "", lora.vae_targets):
+        weight = tuple(module.get_parameter(f"{name}.weight").shape)
+        for half, shape in lora_shapes(weight, lora.vae_rank):
+            table.add(f"{name}.lora_{half}.{VAE}.weight", shape, f"vae_lora.{name}.lora_{half}.weight")
+    parts = joint_parts(config)
+    for number, ours in enumerate(("unused_skip", "skips.0", "skips.1", "skips.2"), 1):
+        name, weight = f"decoder.skip_conv_{number}", tuple(parts.get_parameter(f"{ours}.weight").shape)
+        table.add(f"{name}.base_layer.weight", weight, f"decoder.{ours}.weight")  # to which its LoRA is added
+        for half, shape in lora_shapes(weight, lora.vae_rank):
+            table.add(f"{name}.lora_{half}.{VAE}.weight", shape, f"decoder.{ours}.weight")
+    return table
+
+
+def decoder_table(config: ModelConfig) -> Table:
+    """`js_decoder`, or `mi_decoder` as it is called in the Kolors pickle."""
+    table = Table()
+    for name, tensor in joint_parts(config).state_dict().items():
+        for released in released_names(name, config.decoder.block):
+            table.add(released, tuple(tensor.shape), f"decoder.{name}")
+    return table
+
+
+def joint_parts(config: ModelConfig) -> JointParts:
+    with torch.device("meta"):
+        return JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
+
+
+def lora_shapes(weight: Shape, rank: int) -> Iterator[tuple[str, Shape]]:
+    yield "A", (rank, *weight[1:])
+    yield "B", (weight[0], rank, *(1 for _ in weight[2:]))
+
+
+def released_names(name: str, block: str) -> list[str]:
+    """What the authors' decoder calls a tensor of `JointParts`; nothing for a skip, which is in another table."""
+    room, _, rest = name.partition(".")
+    if room == "text":
+        return [rest.replace("out.", "out_block.", 1) if rest.startswith("out.") else rest]
+    if room != "interactions":
+        return []
+    number, _, inner = rest.partition(".")
+    prefix = f"interaction_blocks.{number}.0."
+    for layer, released in BLOCKS[block].RELEASED.items():
+        if inner.startswith(f"{layer}."):
+            return [prefix + released.format(side=side) + inner.removeprefix(layer) for side in SIDES]
+    return [prefix + inner]

@@ -1,1 +1,0 @@
-"""The frozen base of the authors' second release: CogView4's transformer and VAE."""

@@ -1,1 +1,0 @@
-"""Commands of `python -m tadisr` that are no part of upscaling; `tadisr/cli.py` knows the rest."""

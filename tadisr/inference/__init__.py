@@ -1,0 +1,1 @@
+"""From an image to the upscaled one: tiles, stages, colours, previews."""

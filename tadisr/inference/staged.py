@@ -1,0 +1,237 @@
+"""The way of the data one stage at a time, for whole pictures: encode, denoise, decode. What the staged nodes chain.
+
+Latents are held as ComfyUI holds them: `samples` (B, c, h, w), not scaled, on the CPU. What else a stage knows rides
+along in `Source` and `Attention`, so that a latent may be changed on its way, or come from elsewhere altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import SCALE
+from ..errors import ImageError
+from ..images import join_alpha, output_size, pad_to_multiple, resize, split_alpha
+from ..model import TADiSR
+from ..model.mask_guidance import steer
+from ..model.vae import scaled, unscaled
+from ..prompt import EncodedPrompt, prompted
+from .latent_matching import match
+from .upscale import Progress, Upscaled, check, checked_guide
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a latent keeps of the picture it was made from. float32 on the CPU, pictures in [0, 1]."""
+
+    latent: Tensor  # (B, c, h', w'): as it left the encoder
+    upscaled: Tensor  # (B, 3, H, W): the upscaled input, padded to the model's multiple
+    skips: list[Tensor]  # of the encoder, finest first; empty once the latent has changed its size
+    alpha: Tensor | None  # (B, 1, h, w) of the LR picture
+    channels: int  # of the LR picture
+    size: tuple[int, int]  # of the upscaled input without its padding
+    target: tuple[int, int]  # of the result
+
+
+@dataclass(frozen=True)
+class Attention:
+    """a_tex^1..M: every chosen layer's responses to the word, each (B, heads, h', w'), float32 on the CPU."""
+
+    latent: Tensor  # (B, c, h', w'): z_H, as it left the U-Net
+    source: Source | None  # of the latent it was made from; None for one from elsewhere
+    responses: list[Tensor]
+    layers: list[str]  # their names in the U-Net, such as down_blocks.1.attentions.0.transformer_blocks.0.attn2
+    padded: tuple[int, int]  # pixels of the picture that they were heard on, its padding included
+    size: tuple[int, int]  # of it without
+
+
+@torch.inference_mode()
+def encode(
+    model: TADiSR, image: Tensor, *, scale: float = SCALE, progress: Progress | None = None
+) -> tuple[Tensor, Source]:
+    """image (B, C, h, w) in [0, 1] -> samples, and what `decode` needs of the picture. Raises as `upscale` does."""
+    check(image, scale)
+    height, width = image.shape[-2:]
+    colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
+    size = (height * SCALE, width * SCALE)
+    upscaled = pad_to_multiple(resize(colors, size), model.config.multiple)
+    done = one_by_one(len(image), progress, lambda i: _encode(model, upscaled[i : i + 1]))
+    samples = torch.cat([latent for latent, _ in done])
+    skips = [torch.cat(level) for level in zip(*(skips for _, skips in done), strict=True)]
+    return samples, Source(samples, upscaled, skips, alpha, image.shape[1], size, output_size(height, width, scale))
+
+
+def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
+    latent, skips = model.encode(upscaled.to(model.device))
+    return unscaled(model.config.vae, latent.float()).cpu(), [skip.float().cpu() for skip in skips]
+
+
+@torch.inference_mode()
+def denoise(
+    model: TADiSR,
+    samples: Tensor,
+    source: Source | None = None,
+    *,
+    prompt: EncodedPrompt | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Attention]:
+    """Eq. 1 on any latent of the model's VAE -> samples of the same shape, and what the layers heard.
+
+    source: what `encode` gave; the latent may since have been changed by others. prompt: another one for this time.
+    Raises ImageError for a latent of another VAE, and for one whose picture cannot be told any more; CheckpointError
+    for a prompt of another base.
+    """
+    check_latent(model, samples)
+    if source is not None:
+        rows = match(source.latent, samples)
+        source = None if rows is None else pick(model, source, rows, samples)
+    with prompted(model, prompt):
+        done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
+    latent = torch.cat([z for z, _ in done])
+    responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
+    padded = pixels(model, samples)
+    size = padded if source is None else source.size
+    return latent, Attention(latent, source, responses, model.recorder.layers, padded, size)
+
+
+def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
+    config = model.config.vae
+    latent, responses = model.denoise(scaled(config, samples.to(model.device).float()).to(model.dtype))
+    return unscaled(config, latent.float()).cpu(), [response.float().cpu() for response in responses]
+
+
+@torch.inference_mode()
+def decode(
+    model: TADiSR,
+    samples: Tensor,
+    attention: Attention,
+    *,
+    guide: Tensor | None = None,
+    strength: float = 1.0,
+    progress: Progress | None = None,
+) -> Upscaled:
+    """Eq. 5-6 -> the picture and its text mask; without skips for a latent from elsewhere or sampled anew.
+
+    attention: from the `denoise` that gave the samples; they may since have been changed by others. guide (B or 1, 1,
+    H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards; strength 0 to 1.
+    Raises ImageError for a latent of another VAE, and for one that a residual model has no picture for.
+    """
+    check_latent(model, samples)
+    padded = pixels(model, samples)
+    attention = follow(model, attention, samples)
+    source = attention.source
+    if source is None and model.config.residual:
+        raise ImageError(
+            f"The {model.config.name} model adds to its own upscaled input, which this latent does not bring: it was made "
+            "elsewhere, or cut, joined or sampled anew on its way. Do that to the picture before TADiSR Encode, or use a "
+            "model on a base such as Kolors."
+        )
+    size, target = (padded, padded) if source is None else (source.size, source.target)
+    if guide is not None:
+        guide = resize(checked_guide(guide, len(samples)), size)
+        guide = F.pad(guide, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
+
+    def one(i: int) -> tuple[Tensor, Tensor]:
+        place = {"device": model.device, "dtype": model.dtype}
+        latent = scaled(model.config.vae, samples[i : i + 1].to(model.device).float()).to(model.dtype)
+        a_tex = model.project(latent, [maps[i : i + 1].to(**place) for maps in attention.responses])
+        upscaled, skips, offsets = None, None, None
+        if source is not None:
+            upscaled = source.upscaled[i : i + 1].to(model.device)
+            skips = [skip[i : i + 1].to(**place) for skip in source.skips] or None
+        if guide is not None and model.config.decoder.joint:
+            offsets = steer(model, latent, a_tex, skips, guide[i : i + 1].to(model.device), strength=strength)
+        image, logits = model.decode(latent, a_tex, skips, upscaled, offsets)
+        image = image[..., : size[0], : size[1]].float().clamp(0, 1).cpu()
+        if logits is None:
+            return image, torch.zeros_like(image[:, :1])
+        return image, logits[..., : size[0], : size[1]].float().sigmoid().cpu()
+
+    done = one_by_one(len(samples), progress, one)
+    picture, mask = torch.cat([image for image, _ in done]), torch.cat([mask for _, mask in done])
+    if target != size:
+        picture, mask = resize(picture, target), resize(mask, target)
+    if source is None:
+        return Upscaled(picture, mask)
+    return Upscaled(join_alpha(picture, source.alpha, channels=source.channels), mask)
+
+
+def one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -> list[T]:
+    """Each picture of a batch on its own, so that memory does not grow with the batch."""
+    done = []
+    for i in range(count):
+        done.append(run(i))
+        if progress is not None:
+            progress(i + 1, count)
+    return done
+
+
+def check_latent(model: TADiSR, samples: Tensor) -> None:
+    """Raises ImageError for what is no latent of the model's VAE."""
+    channels = model.config.vae["latent_channels"]
+    if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
+        raise ImageError(
+            f"A latent of shape {tuple(samples.shape)} does not fit the {model.config.name} model: expected "
+            f"(B, {channels}, h, w). Encode the picture with the same model."
+        )
+    if not torch.isfinite(samples).all():
+        raise ImageError("The latent has NaN or infinite values: the node before this one went wrong.")
+
+
+def pixels(model: TADiSR, samples: Tensor) -> tuple[int, int]:
+    """Height and width of the picture that a latent stands for."""
+    return samples.shape[2] * model.config.latent_factor, samples.shape[3] * model.config.latent_factor
+
+
+def follow(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
+    """The attention and the source for a latent as others left it. Raises ImageError when it is of other pictures."""
+    rows = match(attention.latent, samples)
+    source = attention.source
+    if rows is not None:
+        source = None if source is None else pick(model, source, rows, samples)
+    else:  # sampled anew, or made elsewhere: by its order
+        count, heard = len(samples), len(attention.latent)
+        if count % heard:
+            raise ImageError(
+                f"The text attention is of {heard} pictures, the latent of {count} others: chain them from one Denoise."
+            )
+        rows, source = list(range(heard)) * (count // heard), None
+    return replace(attention, source=source, responses=[maps[rows] for maps in attention.responses])
+
+
+def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Source:
+    """The source of chosen pictures, resized as their latent is and then without skips.
+
+    Raises ImageError when the latent was stretched.
+    """
+    source = replace(
+        source,
+        latent=source.latent[rows],
+        upscaled=source.upscaled[rows],
+        skips=[skip[rows] for skip in source.skips],
+        alpha=None if source.alpha is None else source.alpha[rows],
+    )
+    old, new = source.upscaled.shape[-2:], pixels(model, samples)
+    if old == new:
+        return source
+    vertical, horizontal = new[0] / old[0], new[1] / old[1]
+    one = model.config.latent_factor
+    if abs(new[0] - old[0] * horizontal) > one and abs(new[1] - old[1] * vertical) > one:
+        raise ImageError(
+            f"The latent is {new[1]}x{new[0]} pixels, its picture {old[1]}x{old[0]}: it was stretched on its way. "
+            "Stretch the picture before TADiSR Encode instead."
+        )
+
+    def scaled(size: tuple[int, int]) -> tuple[int, int]:
+        return max(1, round(size[0] * vertical)), max(1, round(size[1] * horizontal))
+
+    return replace(
+        source, upscaled=resize(source.upscaled, new), skips=[], size=scaled(source.size), target=scaled(source.target)
+    )

@@ -1,1 +1,0 @@
-"""The frozen base of the paper: Kolors' U-Net and VAE."""

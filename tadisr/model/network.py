@@ -1,0 +1,159 @@
+"""The network: encode, denoise, text attention, decode. One picture in, one picture and one text mask out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from ..errors import ImageError
+from ..prompt import Prompt
+from .denoiser import build_denoiser, denoise
+from .joint_decoder import JointParts
+from .precision import follow
+from .text_attention import Recorder, TextProjection
+from .vae import decode, encode
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one pass gives. The picture is not clamped; the mask is logits, None without the joint decoders."""
+
+    image: Tensor  # (B, 3, H, W), about [0, 1]
+    mask_logits: Tensor | None  # (B, 1, H, W)
+    latent: Tensor  # z_H (B, c, H/8, W/8), scaled
+    responses: list[Tensor]  # a_tex^1..M, each (B, heads, h, w)
+
+
+def cast_all(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor, a list of them or None, in another number type."""
+    if isinstance(value, list):
+        return [one.to(dtype) for one in value]
+    return None if value is None else value.to(dtype)
+
+
+class TADiSR(nn.Module):
+    """Fig. 2 as a module. `vae` and `denoiser` are the base; the rest is what TADiSR adds to it.
+
+    The denoiser is registered as `unet` or `transformer`, as `config.parts` names it.
+    """
+
+    def __init__(self, config: ModelConfig, **parts: nn.Module) -> None:
+        """parts: of the base, by `config.parts`, where they are there already; several models may share them."""
+        super().__init__()
+        self.config = config
+        self.overflowed = False  # fp16 did not suffice for the VAE: it and the decoders run in fp32
+        self.placed: torch.device | None = None  # where it runs, when a host that moves layers one by one says so
+        self.base_digest: dict[str, str | None] = {}  # of each part of a frozen base, set by whoever loads one
+        self.vae: AutoencoderKL = parts.get("vae") or AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
+        self.add_module(config.denoiser, parts.get(config.denoiser) or build_denoiser(config))
+        self.prompt = Prompt(config.prompt)
+        self.recorder = Recorder(self.denoiser, config.text_attention)
+        self.text_attention: TextProjection | None = None
+        if config.decoder.joint and config.decoder.source == "attention":
+            # Without text-aware attention the text decoder starts from the denoised latent instead.
+            channels = self.recorder.channels if config.text_attention.enabled else config.vae["latent_channels"]
+            self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0])
+        self.decoder = JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
+        if config.residual and "vae" not in parts:
+            nn.init.zeros_(self.vae.decoder.conv_out.weight)  # training starts from the upscaled input itself
+
+    @property
+    def denoiser(self) -> ModelMixin:
+        return getattr(self, self.config.denoiser)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vae.decoder.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.placed or self.vae.decoder.conv_in.weight.device
+
+    def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
+        return self._picture(
+            lambda kind: encode(
+                self.vae, F.pixel_unshuffle(image.to(kind) * 2 - 1, self.config.patch), self.config.latent
+            )
+        )
+
+    def _picture(self, run: Callable[[torch.dtype], tuple[Tensor, T]]) -> tuple[Tensor, T]:
+        """What the VAE's layers do, in the model's number type; when fp16 overflows in them, from then on in fp32."""
+        if self.dtype == torch.float16 and not self.overflowed:
+            result = run(self.dtype)
+            if result[0].isfinite().all():
+                return result
+            self.overflowed = True
+            log.warning("The VAE of the %s model overflows in fp16: it runs in fp32 from here on.", self.config.name)
+        if self.overflowed:
+            follow(self.vae)
+            follow(self.decoder)
+        return run(torch.float32 if self.overflowed else self.dtype)
+
+    def denoise(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """z_L -> z_H of the same shape (Eq. 1), and the layers' responses to the word (Eq. 3)."""
+        factor = self.config.latent_factor
+        size = (latent.shape[2] * factor, latent.shape[3] * factor)
+        latent = latent.to(self.dtype)
+        return denoise(self.denoiser, self.recorder, latent, self.prompt, self.config.schedule, size)
+
+    def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
+        """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders, and where they do not start from it."""
+        if self.text_attention is None:
+            return None
+        sources = responses if self.config.text_attention.enabled else [latent]
+        return self.text_attention(sources, (latent.shape[2], latent.shape[3]))
+
+    def decode(
+        self,
+        latent: Tensor,
+        a_tex: Tensor | None,
+        skips: list[Tensor] | None,
+        upscaled: Tensor | None = None,
+        offsets: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W) (Eq. 5-6).
+
+        upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's picture is added, in the
+        input's precision: half has too few steps for a picture. offsets: of the text stream, see `mask_guidance.steer`.
+        """
+
+        def run(kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
+            z, a, kept, moved = (cast_all(x, kind) for x in (latent, a_tex, skips, offsets))
+            return decode(self.vae, self.decoder, z, a, kept, moved)
+
+        image, logits = self._picture(run)
+        image = F.pixel_shuffle(image, self.config.patch) / 2
+        if not self.config.residual:
+            image = image + 0.5
+        elif upscaled is not None:
+            image = image.to(upscaled.dtype) + upscaled
+        else:
+            raise ImageError(f"The {self.config.name} model needs the upscaled input to add its picture to.")
+        return image, None if logits is None else F.pixel_shuffle(logits, self.config.patch)
+
+    def forward(self, image: Tensor) -> Output:
+        """image: the upscaled input (B, 3, H, W) in [0, 1], both sides multiples of `config.multiple`."""
+        height, width = image.shape[-2:]
+        if image.ndim != 4 or image.shape[1] != 3 or height % self.config.multiple or width % self.config.multiple:
+            raise ImageError(
+                f"The network got {tuple(image.shape)}, expected (B, 3, H, W) with sides that are multiples of "
+                f"{self.config.multiple}; upscale() takes pictures of any size."
+            )
+        latent, skips = self.encode(image)
+        latent, responses = self.denoise(latent)
+        a_tex = self.project(latent, responses)
+        picture, mask_logits = self.decode(latent, a_tex, skips, image)
+        return Output(picture, mask_logits, latent, responses)

@@ -1,0 +1,107 @@
+"""What each stage costs, and what TADiSR adds to the plain U-Net and the plain VAE decoder, side by side in one run."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import ConfigError
+from ..model import TADiSR
+
+Stage = Callable[[], object]
+
+
+@torch.inference_mode()
+def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) -> dict[str, Any]:
+    """Seconds, FLOPs and rate of every stage for `batch` upscaled pictures of `size` x `size`.
+
+    The runs of all stages are interleaved, so that a slow moment of the machine falls on all of them; medians count.
+    `ratios` compare with what the base alone would do: the U-Net without listening, the VAE's own decoder.
+    """
+    if size < 1 or size % model.config.multiple or batch < 1 or runs < 1:
+        raise ConfigError(f"size must be a multiple of {model.config.multiple}, batch and runs 1 or more.")
+    torch.manual_seed(0)
+    image = torch.rand(batch, 3, size, size, device=model.device, dtype=model.dtype)
+    latent, skips = model.encode(image)
+    z, responses = model.denoise(latent)
+    a_tex = model.project(z, responses)
+    conditions, timestep = model.prompt.conditions(batch, (size, size)), model.config.schedule.time
+    stages: dict[str, Stage] = {
+        "encode": lambda: model.encode(image),
+        "denoise": lambda: model.denoise(latent),
+        "project": lambda: model.project(z, responses),
+        "decode": lambda: model.decode(z, a_tex, skips, image),
+        "whole": lambda: model(image),
+        "plain_unet": lambda: model.denoiser(latent, timestep, **conditions),
+        "plain_vae_decode": lambda: model.vae.decode(z),  # pyright: ignore[reportArgumentType]
+    }
+    reset_peak(model.device)
+    seconds = interleaved(stages, runs, model.device)
+    peak = peak_bytes(model.device)
+    report = {name: {"seconds": seconds[name], **rate(stage, seconds[name])} for name, stage in stages.items()}
+    return {
+        "model": model.config.name,
+        "size": size,
+        "batch": batch,
+        "runs": runs,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "stages": report,
+        "ratios": {
+            "text_attention": (seconds["denoise"] + seconds["project"]) / seconds["plain_unet"],
+            "joint_decoders": seconds["decode"] / seconds["plain_vae_decode"],
+        },
+        "peak_bytes": peak,
+    }
+
+
+def interleaved(stages: dict[str, Stage], runs: int, device: torch.device) -> dict[str, float]:
+    """The median seconds of each stage over `runs` rounds, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in stages}
+    for _ in range(runs + 1):
+        for name, stage in stages.items():
+            synchronize(device)
+            begun = time.perf_counter()
+            stage()
+            synchronize(device)
+            times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def rate(stage: Stage, seconds: float) -> dict[str, float]:
+    with FlopCounterMode(display=False) as counter:
+        stage()
+    flops = counter.get_total_flops()
+    return {"gflop": flops / 1e9, "gflop_per_second": flops / 1e9 / seconds}
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Most memory held: by torch on a GPU, by the whole process so far elsewhere; None where the system cannot tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

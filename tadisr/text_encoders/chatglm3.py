@@ -1,0 +1,189 @@
+"""Kolors' ChatGLM3 as a prompt encoder: diffusers' own model, run once, one layer in memory at a time.
+
+The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when a picture is upscaled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.tensor_index import part_folder
+from ..config import PromptConfig
+from ..errors import CheckpointError, ConfigError, TADiSRError
+from ..prompt import EncodedPrompt
+from .chatglm3_weights import Weights, open_weights
+from .word_positions import word_positions
+
+TEXT = PromptConfig.text
+HALF = torch.float16  # as Kolors runs
+TOKENS = PromptConfig.tokens  # Kolors pads and cuts every prompt to as many
+VOCABULARY = "tokenizer.model"
+UNUSED = ("output_layer.", "rotary_pos_emb.")  # the language model's head; what the model computes by itself
+SPARE = 1024  # the table of tokens is padded by fewer rows
+
+Progress = Callable[[int, int], None]
+
+
+@torch.no_grad()
+def encode_prompt(
+    text_encoder: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    text: str = TEXT,
+    word: str = PromptConfig.word,
+    tokens: int = TOKENS,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> EncodedPrompt:
+    """What Kolors' U-Net is given of a prompt, and where its word sits.
+
+    text_encoder: the Kolors folder, its text_encoder folder, or one safetensors file. tokenizer: tokenizer.model or a
+    folder with it; by itself it is looked for beside the encoder. dtype None: fp32 on a CPU, else fp16, as Kolors runs.
+    progress(done, layers) after every layer; raise inside it to cancel.
+    Raises CheckpointError for files that are missing, broken or foreign, ConfigError for a word that is not in the text.
+    """
+    device = torch.device(device)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else HALF)
+    weights = open_weights(text_encoder)
+    vocabulary = find_vocabulary(weights.source, tokenizer)
+    ids, mask, position_ids, pieces = tokenize(load_tokenizer(vocabulary, weights), text, tokens)
+    try:
+        positions = word_positions(pieces, word)
+    except ConfigError as error:
+        if mask.all():  # no pad is left: the prompt fills the row, and may have been cut
+            raise ConfigError(f"{error} Only {tokens} tokens are read: the prompt is cut off there.") from error
+        raise
+
+    model = skeleton(weights)
+    stream_layers(model, weights, device, dtype, progress)
+    rows = weights.embed(ids[0])[:, None].to(device, dtype)  # (tokens, 1, width)
+    states = model(
+        input_ids=ids.to(device), inputs_embeds=rows, attention_mask=mask.to(device),
+        position_ids=position_ids.to(device), output_hidden_states=True, use_cache=False, return_dict=True,
+    ).hidden_states  # fmt: skip
+    embedding, pooled = states[-2].transpose(0, 1).float().cpu(), states[-1][-1].float().cpu()
+    if not (embedding.isfinite().all() and pooled.isfinite().all()):
+        raise CheckpointError(f"{weights.source} gave NaN or infinite values in {dtype}: encode in fp32 instead.")
+    return EncodedPrompt(
+        embedding=embedding.contiguous(), pooled=pooled.contiguous(), mask=mask[0], positions=torch.tensor(positions),
+        **record_of(weights.source, vocabulary, text, word),
+    )  # fmt: skip
+
+
+def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
+    """What makes a prompt what it is; an `EncodedPrompt.record` equal to it need not be made again."""
+    encoder = open_weights(text_encoder).digest()
+    tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+    return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
+
+
+# ---- the model ------------------------------------------------------------------------------------------------------
+
+
+def skeleton(weights: Weights) -> Any:
+    """The model without its weights (but for those that every call needs), checked against what the files hold."""
+    _, model_class, config_class = kolors_classes()
+    model = model_class(config_class(**weights.config, use_cache=False), device="meta").eval().requires_grad_(False)
+    weights.check({k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith(UNUSED)})
+    return model
+
+
+def stream_layers(
+    model: Any, weights: Weights, device: torch.device, dtype: torch.dtype, progress: Progress | None
+) -> None:
+    """Let each layer have its weights only while it runs."""
+    model.rotary_pos_emb.inv_freq = torch.empty(0, device=device, dtype=dtype)  # read for where and in what to compute
+    prefix = "encoder.final_layernorm."
+    weights.fill(model.encoder.final_layernorm, prefix, device, dtype)
+    layers = model.encoder.layers
+
+    def attach(layer: nn.Module, number: int) -> None:
+        def fill(*_: Any) -> None:
+            weights.fill(layer, f"encoder.layers.{number}.", device, dtype)
+
+        def drop(*_: Any) -> None:
+            layer.to("meta")
+            if progress is not None:
+                progress(number + 1, len(layers))
+
+        layer.register_forward_pre_hook(fill)
+        layer.register_forward_hook(drop)
+
+    for number, layer in enumerate(layers):
+        attach(layer, number)
+
+
+def kolors_classes() -> tuple[Any, Any, Any]:
+    """diffusers' tokenizer, model and config of ChatGLM. Raises TADiSRError where they cannot be imported."""
+    try:
+        from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+        from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise TADiSRError(
+            f"Encoding a prompt needs diffusers>=0.37, transformers and sentencepiece: pip install 'tadisr[prompt]' ({error})."
+        ) from error
+    return ChatGLMTokenizer, ChatGLMModel, ChatGLMConfig
+
+
+# ---- the tokenizer --------------------------------------------------------------------------------------------------
+
+
+def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> Path:
+    """tokenizer.model: the one given, or the one beside the encoder. Raises CheckpointError where there is none."""
+    source = Path(text_encoder)
+    if tokenizer is not None:
+        given = Path(tokenizer)
+        folders = [given, part_folder(given, "tokenizer"), part_folder(given, "text_encoder")]
+        places = [given, *(folder / VOCABULARY for folder in folders)]
+    else:
+        folder = source if source.is_dir() else source.parent
+        places = [folder / VOCABULARY, folder / "tokenizer" / VOCABULARY, folder.parent / "tokenizer" / VOCABULARY]
+    for place in places:
+        if place.is_file():
+            return place
+    raise CheckpointError(
+        f"There is no {VOCABULARY} {f'in {tokenizer}' if tokenizer is not None else f'beside {source}'}: fetch "
+        f"tokenizer/{VOCABULARY} of Kwai-Kolors/Kolors-diffusers (1 MB, python -m tadisr download kolors --parts tokenizer) "
+        f"and put it into {places[0].parent}."
+    )
+
+
+def load_tokenizer(vocabulary: Path, weights: Weights) -> Any:
+    """diffusers' tokenizer of the file. Raises CheckpointError for a file of another kind or of another encoder."""
+    tokenizer_class, _, _ = kolors_classes()
+    try:
+        tokenizer = tokenizer_class(str(vocabulary))
+    except ImportError as error:
+        raise TADiSRError(
+            "The tokenizer needs sentencepiece: pip install sentencepiece, or 'tadisr[prompt]'."
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(
+            f"{vocabulary} is not a SentencePiece model ({error}): download or copy it again."
+        ) from error
+    known, rows = tokenizer.vocab_size, weights.config["padded_vocab_size"]
+    if not known <= rows < known + SPARE:
+        raise CheckpointError(
+            f"{vocabulary} knows {known} tokens, the text encoder {weights.source} has rows for {rows}: it is another "
+            "model's. Give the one of Kolors or ChatGLM3."
+        )
+    return tokenizer
+
+
+def tokenize(tokenizer: Any, text: str, tokens: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+    """ids, mask, position ids (1, tokens), padded on the left as Kolors does it, and what each token is of the text."""
+    inputs = tokenizer(text, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    special = tokenizer.tokenizer.index_special_tokens
+    pieces = [
+        tokenizer.convert_ids_to_tokens(i) if real and i not in special else ""
+        for i, real in zip(ids[0].tolist(), mask[0].tolist(), strict=True)
+    ]
+    return ids, mask, inputs["position_ids"], pieces

@@ -1,0 +1,73 @@
+"""Showing what was read and what was cut: boxes and tiles drawn on a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..config import SCALE
+from ..images import from_pil, to_pil
+from ..inference.tiling import Tiling, grid_weights
+from ..ocr import Box
+
+GREEN, RED = (30, 170, 70), (220, 40, 40)
+
+
+def draw_boxes(image: Tensor, boxes: Sequence[Box], colors: Sequence[tuple[int, int, int]]) -> Tensor:
+    """(1, 3, H, W) with each box outlined in its colour and numbered from 1, as the reports number them."""
+    picture = to_pil(image).convert("RGB")
+    pen = ImageDraw.Draw(picture)
+    width = max(1, round(min(picture.size) / 300))
+    font = ImageFont.load_default(max(10, round(min(picture.size) / 40)))
+    for number, (box, color) in enumerate(zip(boxes, colors, strict=True), 1):
+        corners = [(float(x), float(y)) for x, y in box]
+        pen.line([*corners, corners[0]], fill=color, width=width, joint="curve")
+        left, _, right, bottom = pen.textbbox((0, 0), str(number), font=font)
+        x, y = max(0.0, corners[0][0] - (right - left) - 2 * width), max(0.0, corners[0][1])
+        pen.rectangle((x, y, x + right + 2, y + bottom + 2), fill=color)
+        pen.text((x + 1, y + 1), str(number), fill="white", font=font)
+    return from_pil(picture)
+
+
+def box_mask(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+    """(1, 1, H, W): 1 inside the boxes, 0 elsewhere."""
+    canvas = Image.new("L", (size[1], size[0]))
+    pen = ImageDraw.Draw(canvas)
+    for box in boxes:
+        pen.polygon([(float(x), float(y)) for x, y in box], fill=255)
+    return torch.from_numpy(np.asarray(canvas, np.float32) / 255)[None, None]
+
+
+def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Tensor:
+    """An LR picture (1, 3, h, w) with its tiles outlined, and red where one hands over to the next.
+
+    text (h', w'): a coarse text mask, as `run_tiled` takes it.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = grid_weights(height, width, tiling, text)
+    shared = torch.maximum(
+        handover(rows, height)[:, None].expand(height, width), handover(columns, width)[None].expand(height, width)
+    )
+    red = torch.tensor(RED, dtype=torch.float32)[:, None, None] / 255
+    picture = to_pil(torch.lerp(image[0], red.expand_as(image[0]), (0.7 * shared).clamp(0, 1)))
+    pen = ImageDraw.Draw(picture)
+    tile, _ = tiling.on_lr
+    for top in rows:
+        for left in columns:
+            pen.rectangle((left, top, min(left + tile, width) - 1, min(top + tile, height) - 1), outline=GREEN)
+    return from_pil(picture.convert("RGB"))
+
+
+def handover(weights: dict[int, Tensor], size: int) -> Tensor:
+    """How far each LR pixel along a side is from being one tile's alone, (size,) in 0 to 1; a hard line counts as 1."""
+    shares = torch.zeros(len(weights), size * SCALE)
+    for share, (begin, weight) in zip(shares, weights.items(), strict=True):
+        share[begin * SCALE : begin * SCALE + len(weight)] = weight
+    most, owner = shares.max(0)
+    shared = (2 * (1 - most)).clamp(0, 1)
+    shared[1:][owner.diff() != 0] = 1
+    return shared.view(size, SCALE).amax(1)

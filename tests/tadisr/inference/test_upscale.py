@@ -1,0 +1,227 @@
+"""From a picture to the result: any size, channels, batch, scale; no seams; the same bytes twice."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from repository import ROOT
+from torch import Tensor
+
+import tadisr
+from tadisr import ConfigError, ImageError, TADiSR, upscale, upscale_in_memory
+from tadisr.images import read_image, resize
+from tadisr.inference import upscale as pipeline
+from tadisr.inference.tiling import Tiling
+
+SAMPLE = ROOT / "sample" / "sample.png"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TADiSR:
+    return tadisr.load()
+
+
+SIDES = [1, 2, 3, 4, 5, 7, 8, 11, 13, 16, 17, 23, 31, 40, 65]
+
+
+@pytest.mark.slow
+def test_no_nan_for_225_sizes(compact: TADiSR) -> None:
+    torch.manual_seed(0)
+    for height, width in itertools.product(SIDES, SIDES):
+        result = upscale(compact, torch.rand(1, 3, height, width), tiling=Tiling(tile=128, overlap=64))
+        assert result.image.shape == (1, 3, height * 4, width * 4)
+        assert result.mask.shape == (1, 1, height * 4, width * 4)
+        for tensor in (result.image, result.mask):
+            assert torch.isfinite(tensor).all() and tensor.min() >= 0 and tensor.max() <= 1
+
+
+def test_kolors_takes_odd_sizes_too(tiny_kolors: TADiSR) -> None:
+    for size in ((1, 9), (17, 30)):
+        result = upscale(tiny_kolors, torch.rand(1, 3, *size), tiling=Tiling(tile=64, overlap=32))
+        assert result.image.shape[-2:] == (size[0] * 4, size[1] * 4)
+        assert torch.isfinite(result.image).all()
+
+
+def test_same_bytes_twice(shipped: TADiSR) -> None:
+    lr = read_image(SAMPLE)[..., :60, :70]
+    first, second = (upscale(shipped, lr, tiling=Tiling(tile=128, overlap=64, batch=2)) for _ in range(2))
+    assert torch.equal(first.image, second.image) and torch.equal(first.mask, second.mask)
+
+
+def steps(picture: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring columns, (W - 1,)."""
+    return (picture[..., 1:] - picture[..., :-1]).abs().mean((0, 1, 2))
+
+
+def seam(picture: Tensor, columns: list[int]) -> float:
+    """How much larger the steps are where tiles begin or end than everywhere else."""
+    along = steps(picture)
+    return float(along[torch.tensor(columns) - 1].mean() / along.mean())
+
+
+def test_no_seams(shipped: TADiSR) -> None:
+    """Where tiles begin and end the tiled picture has no step that the whole one lacks, in picture and mask."""
+    lr = read_image(SAMPLE)[..., 20:120, 10:200]
+    whole = upscale(shipped, lr, tiling=Tiling(tile=2048, overlap=0))
+    tiled = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=128))
+    butted = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=0))
+    ends = [128, 256, 384, 504, 512, 632]
+    for one, other in ((whole.image, tiled.image), (whole.mask, tiled.mask)):
+        assert seam(other, ends) <= seam(one, ends) * 1.02
+    borders = torch.tensor([256, 504, 512]) - 1
+
+    def added(result: pipeline.Upscaled) -> float:
+        """Steps that tiling brings where tiles meet, against those that it brings between any two columns."""
+        along = steps(result.image - whole.image)
+        return float(along[borders].mean() / along.mean())
+
+    assert added(tiled) < 2 < 5 < added(butted)  # the measure sees real seams
+    larger = upscale(shipped, lr, tiling=Tiling(tile=512, overlap=256))
+    assert steps(larger.image - whole.image)[torch.tensor([248, 512]) - 1].max() < 0.5 / 255
+
+
+def test_alpha_is_carried_beside_the_colours(compact: TADiSR) -> None:
+    torch.manual_seed(0)
+    rgb, alpha = torch.rand(2, 3, 9, 14), torch.rand(2, 1, 9, 14)
+    result = upscale(compact, torch.cat([rgb, alpha], 1))
+    assert torch.equal(result.image[:, :3], upscale(compact, rgb).image)
+    torch.testing.assert_close(result.image[:, 3:], resize(alpha, (36, 56)))
+    assert upscale(compact, alpha).image.shape == (2, 1, 36, 56)
+    assert upscale(compact, torch.cat([alpha, alpha], 1)).image.shape == (2, 2, 36, 56)
+
+
+@pytest.mark.parametrize(("scale", "size"), [(4, (40, 52)), (3, (30, 39)), (2.5, (25, 32)), (1, (10, 13))])
+def test_smaller_scales_are_exact_resizes(compact: TADiSR, scale: float, size: tuple[int, int]) -> None:
+    lr = torch.rand(1, 3, 10, 13)
+    result = upscale(compact, lr, scale=scale)
+    assert result.image.shape[-2:] == result.mask.shape[-2:] == size
+    full = upscale(compact, lr).image
+    torch.testing.assert_close(result.image, full if scale == 4 else resize(full, size))
+
+
+def test_color_fix_brings_the_mean_back(compact: TADiSR) -> None:
+    lr = torch.rand(1, 3, 24, 24)
+    drift = (upscale(compact, lr).image.mean((2, 3)) - lr.mean((2, 3))).abs().max()
+    fixed = upscale(compact, lr, color_fix="adain").image
+    assert (fixed.mean((2, 3)) - lr.mean((2, 3))).abs().max() < drift
+
+
+@pytest.mark.parametrize(
+    ("picture", "scale", "error"),
+    [
+        (torch.rand(3, 8, 8), 4, ImageError),
+        (torch.rand(1, 5, 8, 8), 4, ImageError),
+        (torch.rand(1, 3, 0, 8), 4, ImageError),
+        (torch.full((1, 3, 8, 8), float("nan")), 4, ImageError),
+        (torch.full((1, 3, 8, 8), float("inf")), 4, ImageError),
+        (torch.rand(1, 3, 8, 8), 5, ConfigError),
+        (torch.rand(1, 3, 8, 8), 0.5, ConfigError),
+    ],
+)
+def test_refused(compact: TADiSR, picture: Tensor, scale: float, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        upscale(compact, picture, scale=scale)
+
+
+def test_without_joint_decoders_the_mask_is_empty() -> None:
+    import dataclasses
+
+    config = tadisr.preset("compact")
+    model = TADiSR(dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, joint=False)))
+    assert not upscale(model.eval(), torch.rand(1, 3, 8, 8)).mask.any()
+
+
+def test_out_of_memory_is_answered_by_smaller_tiles(compact: TADiSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First one tile at a time, then half the tile, then half again; said each time; the result is a whole one."""
+    run_tile = pipeline.run_tile
+
+    def scarce(model: TADiSR, tile: Tensor, device: torch.device, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if tile[:, 0].numel() > 200 * 200:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return run_tile(model, tile, device, guide)
+
+    monkeypatch.setattr(pipeline, "run_tile", scarce)
+    said: list[str] = []
+    lr = torch.rand(1, 3, 120, 130)
+    result = upscale_in_memory(compact, lr, tiling=Tiling(tile=512, overlap=256, batch=4), say=said.append)
+    assert [s.split("tiles of ")[1] for s in said] == [
+        "512, overlap 256, 1 at once.",
+        "256, overlap 128, 1 at once.",
+        "128, overlap 64, 1 at once.",
+    ]
+    assert torch.equal(result.image, upscale(compact, lr, tiling=Tiling(tile=128, overlap=64)).image)
+    monkeypatch.setattr(pipeline, "SMALLEST_TILE", 512)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        upscale_in_memory(compact, lr, tiling=Tiling(tile=512, overlap=256), say=said.append)
+
+
+def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:
+    """On the sample: nearer to the input when brought down again than not, sharper than bicubic, a mask on the signs."""
+    lr = read_image(SAMPLE)
+    result = upscale(shipped, lr)
+    again = resize(result.image, (lr.shape[2], lr.shape[3]))
+    assert (again - lr).abs().mean() < 0.02
+    plain = resize(lr, (result.image.shape[2], result.image.shape[3]))
+
+    def sharpness(x: Tensor) -> Tensor:
+        return (x[..., 1:] - x[..., :-1]).square().mean()
+
+    assert sharpness(result.image) > 1.15 * sharpness(plain)
+    notice, bricks = result.mask[..., 400:860, 110:540], result.mask[..., 700:940, 650:980]
+    assert notice.mean() > 1.5 * bricks.mean()  # it answers to mortar's fine lines too, less than to text
+
+
+def test_fidelity_keeps_the_input_outside_the_text(shipped: TADiSR) -> None:
+    lr = read_image(SAMPLE)[:, :3, 40:120, 40:140]
+    plain = resize(lr, (320, 400))
+    none, half, full = (upscale(shipped, lr, fidelity=value) for value in (0.0, 0.5, 1.0))
+    assert torch.equal(none.mask, full.mask)
+    torch.testing.assert_close(full.image, torch.lerp(plain, none.image, none.mask), atol=1e-5, rtol=0)
+    torch.testing.assert_close(half.image, (none.image + full.image) / 2, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="fidelity is 2"):
+        upscale(shipped, lr, fidelity=2)
+
+
+@pytest.mark.slow
+def test_a_guide_goes_through_the_tiles(shipped: TADiSR) -> None:
+    lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
+    plain = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=64))
+    guide = plain.mask.clone()
+    guide[..., 256:] = 0  # wiped away in the right half
+    steered = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=64, batch=2), guide=guide)
+    assert steered.mask[..., 256:].mean() < 0.2 * plain.mask[..., 256:].mean()
+    assert (steered.mask - plain.mask)[..., :200].abs().mean() < 0.02
+
+
+def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
+    compact: TADiSR, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coarse pass sees the whole picture in one tile; its mask decides where the tiles are joined."""
+    lr = torch.rand(2, 3, 100, 60)
+    seen: list[Tensor] = []
+    real = pipeline.run_tiled
+
+    def watched(run, lr, *, tiling, text, progress):
+        seen.append(text)
+        return real(run, lr, tiling=tiling, text=text, progress=progress)
+
+    monkeypatch.setattr(pipeline, "run_tiled", watched)
+    upscale(compact, lr, tiling=Tiling(tile=128, overlap=64, text_aware=True))
+    upscale(compact, lr, tiling=Tiling(tile=512, overlap=64, text_aware=True))
+    upscale(compact, lr, tiling=Tiling(tile=128, overlap=64))
+    assert seen[0].shape == (2, 1, 128, 76) and seen[1] is None and seen[2] is None
+
+
+def test_a_preview_of_what_is_done(compact: TADiSR) -> None:
+    """One for every batch of tiles: the finished part is the result's, the rest still the input's."""
+    lr = torch.rand(2, 3, 40, 150)
+    shown: list[Tensor] = []
+    result = upscale(compact, lr, tiling=Tiling(tile=128, overlap=0), preview=shown.append)
+    assert len(shown) == 20 and {tuple(picture.shape) for picture in shown} == {(1, 3, 137, 512)}
+    plain, done, last = (resize(picture, (137, 512)) for picture in (lr[:1], result.image[:1], result.image[1:]))
+    apart = 0.7 * (plain - done).abs().mean()
+    assert (shown[0] - done)[..., :100, :100].abs().mean() < apart
+    assert torch.equal(shown[0][..., 120:], plain[..., 120:])
+    assert (shown[9] - done).abs().mean() < apart and (shown[19] - last).abs().mean() < apart

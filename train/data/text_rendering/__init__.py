@@ -1,0 +1,1 @@
+"""Text rendered on photographs."""

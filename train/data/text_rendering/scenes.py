@@ -1,0 +1,392 @@
+"""An endless, seeded stream of (LR, HR, mask) with no data set at all: text rendered onto photographs.
+
+Sample i depends on nothing but (seed, i), so a stream can be cut anywhere and taken up again. The mask is the
+glyphs' own coverage, warped together with them: exact by construction.
+
+    python -m train.data.rendered sheet.png --n 32 --backgrounds /usr/share/wallpapers    # look at it
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tadisr.config import SCALE
+from tadisr.errors import ConfigError
+
+from ..degradation.recipes import blur, gaussian_kernel, jpeg, mixture
+from .backgrounds import Array, background, gradient, load_photographs
+from .fonts import find_fonts, open_font
+from .strings import line, paragraph
+
+Color = NDArray[np.float32]
+
+MARGIN = 1.5  # the canvas is this much larger than the crop, so that turned text reaches its corners
+
+
+class RenderedText(Dataset[dict[str, Tensor]]):
+    """`lr` (3, c/4, c/4), `hr` (3, c, c), `mask` (1, c, c), float32 in [0, 1], for every index
+    from 0 on, without end.
+
+    backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
+    `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
+    alone is sharper than any photograph, and a model of it over-commits on real ones. text_scale: how much larger
+    than `Page.em` says. walls: share of grounds that are masonry. Raises ConfigError where no font is found.
+    """
+
+    def __init__(
+        self,
+        *,
+        crop: int = 128,
+        seed: int = 0,
+        backgrounds: list[Path] | None = None,
+        fonts: list[Path] | None = None,
+        degradation: dict[str, float] | None = None,
+        camera: float = 0.0,
+        text_scale: float = 1.0,
+        walls: float = 0.1,
+    ) -> None:
+        if crop % 16:
+            raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
+        self.crop, self.seed = crop, seed
+        self.degradation = degradation or {"ftsr": 1.0}
+        self.camera, self.text_scale, self.walls = camera, text_scale, walls
+        self.photographs = load_photographs(backgrounds or [])
+        self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.sample(index)
+
+    def sample(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, index])
+        hr, mask = self.scene(rng)
+        lr = mixture(hr, self.degradation, rng)
+        return {"lr": _tensor(lr), "hr": _tensor(hr), "mask": _tensor(mask[..., None])}
+
+    def scene(self, rng: Generator) -> tuple[Array, Array]:
+        """One HR picture (c, c, 3), quantised to 8 bits, and its mask (c, c)."""
+        size = round(self.crop * MARGIN / 16) * 16
+        kinds = list(SCENES)
+        kind = kinds[int(rng.choice(len(kinds), p=[share for _, share in SCENES.values()]))]
+        page = Page(size, self, rng)
+        SCENES[kind][0](page, rng)
+        picture, mask = page.finish(self.crop, rng)
+        if self.camera and rng.random() < self.camera:
+            picture = photographed(picture, rng)
+        return (np.clip(picture, 0, 1) * 255).round().astype(np.float32) / 255, mask
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32))
+
+
+def photographed(picture: Array, rng: Generator) -> Array:
+    """Through a lens, onto a sensor, into a JPEG: the HR picture as a camera would have it, (H, W, 3)."""
+    sigma = rng.uniform(0.3, 1.3)
+    soft = blur(np.ascontiguousarray(picture), gaussian_kernel(9, sigma, sigma, 0.0))
+    if rng.random() < 0.5:
+        soft = soft + rng.normal(0, rng.uniform(0, 3) / 255, soft.shape).astype(np.float32)
+    return jpeg(soft, rng.uniform(70, 98))
+
+
+# ---- what a page is made of -----------------------------------------------------------------------------------------
+
+
+class Page:
+    """A canvas that text is laid on: the picture (S, S, 3) and the mask (S, S)."""
+
+    def __init__(self, size: int, stream: RenderedText, rng: Generator) -> None:
+        self.size, self.stream, self.rng = size, stream, rng
+        self.picture = background(size, stream.photographs, rng, walls=stream.walls)
+        self.mask = np.zeros((size, size), np.float32)
+        self.turned = False
+
+    def em(self, median: float = 34, spread: float = 0.45, *, most: float = 120) -> float:
+        """An em height: as a rule most between 20 and 64 HR pixels, down to the barely legible and up to the whole crop."""
+        return float(np.clip(math.exp(self.rng.normal(math.log(median), spread)), 12, most)) * self.stream.text_scale
+
+    def font(self, script: str, pixels: float) -> ImageFont.FreeTypeFont:
+        """A random font that has the script; `pixels` is the em height."""
+        paths = self.stream.fonts[script]
+        path, face = paths[int(self.rng.integers(len(paths)))]
+        return open_font(path, face, max(6, round(pixels)))
+
+    def script(self) -> str:
+        """Latin and Chinese mostly, whatever else the fonts have now and then."""
+        others = [s for s in self.stream.fonts if s not in ("latin", "chinese")]
+        if others and self.rng.random() < 0.06:
+            return others[int(self.rng.integers(len(others)))]
+        return "chinese" if "chinese" in self.stream.fonts and self.rng.random() < 0.5 else "latin"
+
+    def panel(self, box: tuple[int, int, int, int], color: Color, opacity: float) -> None:
+        left, top, right, bottom = box
+        region = self.picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        region += (color - region) * opacity
+
+    def ink(self, coverage: Array, color: Color, opacity: float, *, is_text: bool = True) -> None:
+        """Lay a colour on the picture through a coverage (S, S) in [0, 1]."""
+        self.picture += (color - self.picture) * (coverage * opacity)[..., None]
+        if is_text:
+            self.mask = np.maximum(self.mask, coverage)
+
+    def finish(self, crop: int, rng: Generator) -> tuple[Array, Array]:
+        """Cut the crop, turned and in perspective for some."""
+        if not self.turned and rng.random() < 0.25:
+            return self._warped(crop, rng)
+        top, left = rng.integers(0, self.size - crop + 1, 2)
+        window = np.s_[top : top + crop, left : left + crop]
+        return self.picture[window], self.mask[window]
+
+    def _warped(self, crop: int, rng: Generator) -> tuple[Array, Array]:
+        angle = rng.normal(0, 0.12) if rng.random() < 0.8 else rng.uniform(-0.8, 0.8)
+        half = crop / 2 / (1 + 0.25 * min(abs(angle) * 4, 1))
+        corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+        corners *= 1 + rng.uniform(-0.12, 0.12, (4, 2)) * (rng.random() < 0.6)
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        source = (corners @ turn.T + self.size / 2).astype(np.float32)
+        target = np.array([[0, 0], [crop, 0], [crop, crop], [0, crop]], np.float32)
+        matrix = cv2.getPerspectiveTransform(source, target)
+        both = np.dstack([self.picture, self.mask])
+        warped = cv2.warpPerspective(
+            both, matrix, (crop, crop), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        )
+        return warped[..., :3], np.clip(warped[..., 3], 0, 1)
+
+
+def coverage(size: int, draw: Callable[[ImageDraw.ImageDraw], None]) -> Array:
+    """What `draw` paints white on black, (S, S) in [0, 1]."""
+    canvas = Image.new("L", (size, size))
+    draw(ImageDraw.Draw(canvas))
+    return np.asarray(canvas, np.float32) / 255
+
+
+def ink_pair(ground: Color, rng: Generator) -> Color:
+    """A colour that can be read on `ground`: mostly strong contrast, sometimes little."""
+    luma = float(ground @ np.array([0.299, 0.587, 0.114], np.float32))
+    contrast = rng.uniform(0.5, 1.0) if rng.random() < 0.75 else rng.uniform(0.15, 0.5)
+    target = luma - contrast if (luma > 0.5) == (rng.random() < 0.92) else luma + contrast
+    target = float(np.clip(target, 0, 1))
+    if abs(target - luma) < 0.15:
+        target = float(np.clip(luma + (0.5 if luma < 0.5 else -0.5), 0, 1))
+    tint = rng.uniform(-1, 1, 3) * (0.02 if rng.random() < 0.5 else 0.35)
+    return np.clip(target + tint * min(target + 0.1, 1.1 - target), 0, 1).astype(np.float32)
+
+
+# ---- the scenes -----------------------------------------------------------------------------------------------------
+
+
+def document(page: Page, rng: Generator) -> None:
+    """Dense lines of one size on paper: books, receipts, lists, screens."""
+    ground = paper(page, rng)
+    script, pixels = page.script(), page.em(25, 0.35, most=48)
+    font, leading = page.font(script, pixels), rng.uniform(1.15, 1.9)
+    indent = rng.uniform(-2 * pixels, 2 * pixels)
+    numbers = rng.random() < 0.25
+
+    def draw(d: ImageDraw.ImageDraw) -> None:
+        y = rng.uniform(-pixels, pixels)
+        while y < page.size:
+            text = (
+                line(script, rng, numbers=True) if numbers else paragraph(script, rng, round(page.size / pixels * 2.5))
+            )
+            d.text(
+                (indent + (rng.uniform(0, page.size / 2) if rng.random() < 0.1 else 0), y), text, font=font, fill=255
+            )
+            y += pixels * leading * (1 if rng.random() < 0.93 else 2)
+
+    page.ink(coverage(page.size, draw), ink_pair(ground, rng), rng.uniform(0.75, 1))
+    if rng.random() < 0.15:
+        rule(page, ink_pair(ground, rng), rng)
+
+
+def paper(page: Page, rng: Generator) -> Color:
+    """Fill the page with paper, or a dark screen, lightly shaded; its colour."""
+    base = rng.uniform(0.75, 1.0) if rng.random() < 0.8 else rng.uniform(0, 0.3)
+    ground = np.clip(base + rng.normal(0, 0.03, 3), 0, 1).astype(np.float32)
+    page.panel((0, 0, page.size, page.size), ground, 1.0 if rng.random() < 0.7 else rng.uniform(0.85, 1))
+    shade = gradient(page.size, rng) * rng.uniform(0, 0.25)
+    page.picture *= (1 - shade)[..., None]
+    if rng.random() < 0.4:
+        page.picture += rng.normal(0, rng.uniform(0, 0.02), (page.size, page.size, 1)).astype(np.float32)
+    return page.picture.mean((0, 1))
+
+
+def rule(page: Page, color: Color, rng: Generator) -> None:
+    """A table's lines: not text."""
+
+    def draw(d: ImageDraw.ImageDraw) -> None:
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(page.size))
+            ends = ((0, at), (page.size, at)) if rng.random() < 0.5 else ((at, 0), (at, page.size))
+            d.line(ends, fill=255, width=int(rng.integers(1, 3)))
+
+    page.ink(coverage(page.size, draw), color, rng.uniform(0.4, 1), is_text=False)
+
+
+def signs(page: Page, rng: Generator) -> None:
+    """Lines of different sizes on a photograph, some on panels, some outlined or shadowed."""
+    y = rng.uniform(0, page.size * 0.25)
+    while y < page.size:
+        script, pixels = page.script(), page.em()
+        font, text = page.font(script, pixels), line(script, rng)
+        x = rng.uniform(-pixels, page.size * 0.4)
+        left, top, right, bottom = (round(v) for v in font.getbbox(text))
+        box = (round(x) + left, round(y) + top, round(x) + right, round(y) + bottom)
+        ground = local_color(page, box)
+        if rng.random() < 0.45:
+            pad = int(pixels * rng.uniform(0.1, 0.5)) + 1
+            ground = rng.uniform(0, 1, 3).astype(np.float32)
+            page.panel((box[0] - pad, box[1] - pad, box[2] + pad, box[3] + pad), ground, rng.uniform(0.7, 1))
+        color = ink_pair(ground, rng)
+        decorate(page, (round(x), round(y)), text, font, color, pixels, rng)
+        glyphs = coverage(page.size, lambda d, at=(round(x), round(y)), t=text, f=font: d.text(at, t, font=f, fill=255))
+        page.ink(glyphs, color, rng.uniform(0.8, 1))
+        y += (bottom - top) + pixels * rng.uniform(0.3, 1.5)
+
+
+def decorate(
+    page: Page,
+    at: tuple[int, int],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    color: Color,
+    pixels: float,
+    rng: Generator,
+) -> None:
+    """An outline or a shadow under the text, as subtitles and signs have; never part of the mask."""
+    choice = rng.random()
+    if choice > 0.3:
+        return
+    contrast = (1 - color).astype(np.float32)
+    width = max(1, round(pixels * rng.uniform(0.04, 0.1)))
+    offset = (0, 0) if choice < 0.15 else (width, width)
+    under = coverage(
+        page.size,
+        lambda d: d.text(
+            (at[0] + offset[0], at[1] + offset[1]), text, font=font, fill=255, stroke_width=width * (choice < 0.15)
+        ),
+    )
+    page.ink(under, contrast, rng.uniform(0.5, 1), is_text=False)
+
+
+def local_color(page: Page, box: tuple[int, int, int, int]) -> Color:
+    left, top, right, bottom = (int(np.clip(v, 0, page.size)) for v in box)
+    region = page.picture[top:bottom, left:right]
+    return region.mean((0, 1)) if region.size else page.picture.mean((0, 1))
+
+
+def columns(page: Page, rng: Generator) -> None:
+    """Text written downwards, right to left."""
+    ground = paper(page, rng) if rng.random() < 0.5 else page.picture.mean((0, 1))
+    script = "chinese" if "chinese" in page.stream.fonts else page.script()
+    pixels = page.em()
+    font, color = page.font(script, pixels), ink_pair(ground, rng)
+
+    def draw(d: ImageDraw.ImageDraw) -> None:
+        x = page.size - pixels * rng.uniform(0.5, 2)
+        while x > -pixels:
+            y = rng.uniform(-pixels, pixels * 2)
+            for character in paragraph(script, rng, round(page.size / pixels) + 2):
+                d.text((x, y), character, font=font, fill=255)
+                y += pixels * 1.08
+            x -= pixels * rng.uniform(1.2, 2.2)
+
+    page.ink(coverage(page.size, draw), color, rng.uniform(0.8, 1))
+
+
+def curved(page: Page, rng: Generator) -> None:
+    """A line bent along an arc, as round labels and badges have it."""
+    script, pixels = page.script(), page.em()
+    font, color = page.font(script, pixels), ink_pair(page.picture.mean((0, 1)), rng)
+    straight = coverage(
+        page.size, lambda d: d.text((0, page.size / 2 - pixels / 2), paragraph(script, rng, 30), font=font, fill=255)
+    )
+    bend, phase = rng.uniform(0.1, 0.35) * page.size, rng.uniform(0, math.pi)
+    x, y = np.meshgrid(np.arange(page.size, dtype=np.float32), np.arange(page.size, dtype=np.float32))
+    shift = (bend * np.sin(x / page.size * math.pi + phase)).astype(np.float32)
+    page.ink(np.clip(cv2.remap(straight, x, y + shift, cv2.INTER_CUBIC), 0, 1), color, rng.uniform(0.85, 1))
+    page.turned = True
+
+
+def plain(page: Page, rng: Generator) -> None:
+    """A picture without text."""
+    page.turned = rng.random() < 0.8
+
+
+SCENES: dict[str, tuple[Callable[[Page, Generator], None], float]] = {
+    "document": (document, 0.34),
+    "signs": (signs, 0.34),
+    "columns": (columns, 0.09),
+    "curved": (curved, 0.05),
+    "plain": (plain, 0.18),
+}
+
+
+# ---- a sheet to look at -----------------------------------------------------------------------------------------------
+
+
+def sheet(stream: RenderedText, count: int, path: str | Path) -> None:
+    """LR brought up, HR and mask of the first samples, side by side."""
+    rows = []
+    for index in range(count):
+        sample = stream.sample(index)
+        lr, hr, mask = ((sample[key].numpy().transpose(1, 2, 0) * 255).astype(np.uint8) for key in ("lr", "hr", "mask"))
+        up = cv2.resize(lr, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+        rows.append(np.hstack([up, hr, mask.repeat(3, 2)]))
+    across = 3 if count % 3 == 0 else 1
+    grid = [np.hstack(rows[i : i + across]) for i in range(0, count, across)]
+    Image.fromarray(np.vstack(grid)).save(path)
+
+
+def write_pairs(stream: RenderedText, count: int, folder: Path) -> None:
+    """The first samples as pairs on disk, hr/ lr/ mask/ as train/data/pairs.py reads them."""
+    for name in ("hr", "lr", "mask"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        for name, tensor in stream.sample(index).items():
+            pixels = (tensor.numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+            Image.fromarray(pixels if name != "mask" else pixels[..., 0]).save(folder / name / f"{index:04d}.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.data.rendered", description="Draw a sheet of training samples to look at, or write pairs."
+    )
+    parser.add_argument("out", type=Path, help="the sheet, a PNG; a folder: pairs in hr/ lr/ mask/")
+    parser.add_argument("--n", type=int, default=24)
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backgrounds", nargs="*", type=Path, default=[])
+    parser.add_argument("--fonts", nargs="*", type=Path, default=[Path("/usr/share/fonts")])
+    parser.add_argument("--degradation", default="light", help="a preset's name")
+    parser.add_argument("--camera", type=float, default=0.0, help="share of HR pictures that look photographed")
+    parser.add_argument("--text-scale", type=float, default=1.0, help="how much larger the text is")
+    a = parser.parse_args(argv)
+    stream = RenderedText(
+        crop=a.crop,
+        seed=a.seed,
+        backgrounds=a.backgrounds,
+        fonts=a.fonts,
+        degradation={a.degradation: 1.0},
+        camera=a.camera,
+        text_scale=a.text_scale,
+    )
+    write = sheet if a.out.suffix.lower() == ".png" else write_pairs
+    write(stream, a.n, a.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

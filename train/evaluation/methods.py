@@ -1,0 +1,266 @@
+"""What is judged: models of ours, plain enlargements, any network spandrel can load, any folder of results."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tadisr import SCALE, load, upscale
+from tadisr.checkpoints import adapter
+from tadisr.checkpoints.adapter import file_digest
+from tadisr.errors import CheckpointError, ConfigError, ImageError
+from tadisr.images import to_pil
+from tadisr.inference.tiling import Tiling, Window, run_tiled
+
+from ..data.pairs import Pair, Pixels, list_pictures, read_rgb
+
+OWN = Tiling()
+OTHERS = Tiling(tile=1024, overlap=128)  # for networks of others, which know no text and need no more context
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method makes of an LR picture, of HR's size."""
+
+    picture: Pixels  # (H, W, 3)
+    mask: Pixels | None = None  # (H, W), 255 where it sees text
+
+
+class Method(ABC):
+    """`digest` says all that its results depend on but the pictures; `kind` is what it is, for the report."""
+
+    name: str
+    kind: str
+    digest: str
+    file: Path | None = None
+    keeps = True  # whether its pictures are worth keeping on disk
+
+    @abstractmethod
+    def make(self, pair: Pair) -> Made: ...
+
+    def source(self, pair: Pair) -> str:
+        """A digest of what `make` reads of this pair."""
+        return f"{self.digest} {file_digest(pair.lr_path)}"
+
+
+class Plain(Method):
+    """The picture enlarged, without any network. Bicubic is what ours is fed; of an LR file of HR's size it is that
+    file itself.
+    """
+
+    keeps = False
+
+    def __init__(self, name: str, filter_: str) -> None:
+        self.name, self.kind, self.digest = name, filter_, filter_
+
+    def make(self, pair: Pair) -> Made:
+        if self.kind == "bicubic":
+            return Made(pair.upscaled)
+        lr = Image.fromarray(pair.lr)
+        large = lr.resize((lr.width * SCALE, lr.height * SCALE), Image.Resampling.LANCZOS)
+        return Made(fit(np.array(large), pair))
+
+
+class Ours(Method):
+    """A checkpoint of ours, tile by tile; fed with LR files of HR's size as they are."""
+
+    kind = "model"
+
+    def __init__(
+        self,
+        name: str,
+        file: Path,
+        *,
+        base: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        tiling: Tiling = OWN,
+    ) -> None:
+        self.name, self.file, self.path, self.base = name, file, file, base
+        self.device, self.dtype, self.tiling = device, dtype, tiling
+        config = adapter.read_header(file).config
+        if config.lora is not None and base is None:
+            raise CheckpointError(f"{file} is an adapter: say with --base where its frozen base lies.")
+        self.digest = text_digest(file_digest(file), device.type, str(dtype), repr(tiling))
+
+    @cached_property
+    def model(self) -> Any:
+        alone = adapter.read_header(self.path).config.lora is None
+        return load(self.path, base=None if alone else self.base, device=self.device, dtype=self.dtype)
+
+    def make(self, pair: Pair) -> Made:
+        enlarged = None
+        if pair.is_upscaled:
+            pixels = pair.upscaled
+            height, width = pixels.shape[:2]
+            enlarged = as_image(np.pad(pixels, ((0, -height % SCALE), (0, -width % SCALE), (0, 0)), "edge"))
+        result = upscale(self.model, as_image(pair.lr), enlarged=enlarged, tiling=self.tiling)
+        mask = None
+        if self.model.config.decoder.joint:
+            mask = fit(np.array(to_pil(result.mask)), pair)
+        return Made(fit(np.array(to_pil(result.image)), pair), mask)
+
+
+class Foreign(Method):
+    """A super-resolution network of others in a file, by spandrel: ESRGAN, SwinIR, HAT, DAT and many more."""
+
+    kind = "spandrel"
+
+    def __init__(self, name: str, file: Path, *, device: torch.device, tiling: Tiling = OTHERS) -> None:
+        if not file.is_file():
+            raise CheckpointError(f"There is no file {file}.")
+        self.name, self.file, self.path, self.device, self.tiling = name, file, file, device, tiling
+        self.digest = text_digest(file_digest(file), device.type, repr(tiling))
+
+    @cached_property
+    def network(self) -> Any:
+        try:
+            from spandrel import ImageModelDescriptor, ModelLoader
+        except ImportError as error:
+            raise ConfigError("Networks of others need the package spandrel: pip install 'tadisr[train]'.") from error
+        try:
+            network = ModelLoader(device=self.device).load_from_file(self.path)
+        except Exception as error:
+            raise CheckpointError(f"{self.file} is no network spandrel can load: {error}") from error
+        if not isinstance(network, ImageModelDescriptor):
+            raise CheckpointError(f"{self.file} is a {type(network).__name__}: it does not make one picture of one.")
+        if network.scale != SCALE or (network.input_channels, network.output_channels) != (3, 3):
+            raise CheckpointError(
+                f"{self.file} magnifies {network.scale} times, {network.input_channels} to {network.output_channels} "
+                f"channels; expected {SCALE} times, 3 to 3."
+            )
+        return network.eval()
+
+    def make(self, pair: Pair) -> Made:
+        lr = as_image(pair.lr)
+
+        def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
+            height, width = tiles.shape[2] // SCALE, tiles.shape[3] // SCALE
+            cut = [lr[i : i + 1, :, top : top + height, left : left + width] for i, top, left in windows]
+            return torch.cat([self.network(one.to(self.device)).float() for one in cut]), tiles[:, :1] * 0
+
+        picture, _ = run_tiled(run, lr, tiling=self.tiling)
+        return Made(fit(np.array(to_pil(picture)), pair))
+
+
+class Segmented(Method):
+    """A text segmenter on what the network is fed, to compare masks as in Appendix B; its image is the plain bicubic one."""
+
+    kind = "segmenter"
+
+    def __init__(self, name: str, file: Path, *, sam: Path | None, device: torch.device) -> None:
+        for path in (file, *([] if sam is None else [sam])):
+            if not path.is_file():
+                raise CheckpointError(f"There is no file {path}.")
+        self.name, self.file, self.path, self.sam, self.device = name, file, file, sam, device
+        self.digest = text_digest(file_digest(file), "" if sam is None else file_digest(sam), device.type)
+
+    @cached_property
+    def segmenter(self) -> Any:
+        from ..segmentation import open_segmenter
+
+        return open_segmenter(self.path, sam=self.sam, device=str(self.device))
+
+    def make(self, pair: Pair) -> Made:
+        from ..segmentation import to_bytes
+
+        pixels = pair.upscaled
+        return Made(pixels, to_bytes(self.segmenter([pixels])[0]))
+
+
+class Results(Method):
+    """A folder of pictures that some program has made, named as the HR pictures are; NAME_mask.png is a text mask."""
+
+    kind = "results"
+    keeps = False
+
+    def __init__(self, name: str, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"There is no folder {folder} of results.")
+        self.name, self.file, self.digest = name, folder, "results"
+        self.files = list_pictures(folder)
+
+    def find(self, pair: Pair) -> Path:
+        if pair.key not in self.files:
+            raise ConfigError(f"{self.file} has no picture {pair.key}: results are named as the HR pictures are.")
+        return self.files[pair.key]
+
+    def source(self, pair: Pair) -> str:
+        mask = self.files.get(f"{pair.key}_mask")
+        return f"{file_digest(self.find(pair))} {'' if mask is None else file_digest(mask)}"
+
+    def make(self, pair: Pair) -> Made:
+        mask = self.files.get(f"{pair.key}_mask")
+        return Made(self.read(self.find(pair), pair), None if mask is None else self.read(mask, pair)[..., 0])
+
+    def read(self, path: Path, pair: Pair) -> Pixels:
+        pixels = read_rgb(path)
+        if pixels.shape[:2] != pair.size:
+            (height, width), (rows, columns) = pixels.shape[:2], pair.size
+            raise ImageError(f"{path} is {width}x{height}, its HR picture {columns}x{rows}: expected the same.")
+        return pixels
+
+
+def as_image(pixels: Pixels) -> Tensor:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
+
+
+def fit(pixels: Pixels, pair: Pair) -> Pixels:
+    """Without the rows and columns by which four times the LR picture is larger than HR (three at most)."""
+    height, width = pair.size
+    return pixels[:height, :width]
+
+
+def text_digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+# ---- from the command line ------------------------------------------------------------------------------------------
+
+
+def named(text: str) -> tuple[str | None, str]:
+    """`NAME=REST` -> (NAME, REST); a path that is there may have an equals sign of its own."""
+    name, equals, rest = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        return None, text
+    return name, rest
+
+
+def model(text: str, *, base: Path | None, device: torch.device, dtype: torch.dtype, tiling: Tiling) -> Ours:
+    """`[NAME=]FILE`; without a name the file's, or of a run's model.safetensors its folder's."""
+    name, rest = named(text)
+    file = Path(rest)
+    own = file.resolve().parent.name if file.stem == "model" else file.stem
+    return Ours(name or own, file, base=base, device=device, dtype=dtype, tiling=tiling)
+
+
+def baseline(text: str, *, device: torch.device, sam: Path | None = None) -> Method:
+    """Build `bicubic`, `lanczos`, `[NAME=]esrgan:FILE` for any file that spandrel can load, or `[NAME=]segmenter:FILE`.
+
+    sam: SAM's own file, for Hi-SAM's published segmenters. Raises ConfigError for anything else.
+    """
+    name, rest = named(text)
+    if rest in ("bicubic", "lanczos"):
+        return Plain(name or rest, rest)
+    kind, colon, file = rest.partition(":")
+    if kind in ("esrgan", "spandrel") and colon:
+        return Foreign(name or Path(file).stem, Path(file), device=device)
+    if kind == "segmenter" and colon:
+        return Segmented(name or Path(file).stem, Path(file), sam=sam, device=device)
+    raise ConfigError(f"{text!r} is no baseline, expected bicubic, lanczos, esrgan:FILE or segmenter:FILE.")
+
+
+def results(text: str) -> Results:
+    """`[NAME=]DIR`; without a name the folder's."""
+    name, rest = named(text)
+    return Results(name or Path(rest).resolve().name, Path(rest))

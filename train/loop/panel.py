@@ -1,0 +1,68 @@
+"""A fixed set of validation pictures: scored and drawn at intervals, so that a run can be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tadisr.images import write_png
+from tadisr.model import Output, TADiSR
+from tadisr.visualization.attention_heatmap import colorize
+
+from ..data.triplets import Samples
+
+
+class Panel:
+    """The first `count` of held-out samples."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        drawn = [samples.sample(index) for index in range(count)]
+        self.upscaled, self.hr, self.mask = (torch.stack([s[key] for s in drawn]) for key in ("upscaled", "hr", "mask"))
+
+    @torch.no_grad()
+    def draw(self, model: TADiSR, path: Path | None) -> dict[str, float]:
+        """Write rows of upscaled LR | SR | HR | mask | true mask | text attention, if there is a path;
+
+        Gives PSNR in dB (ours, bicubic) and the mask's IoU.
+        """
+        model.eval()
+        device = model.device
+        outputs = [model(picture[None].to(device)) for picture in self.upscaled]
+        model.train()
+        image = torch.cat([o.image for o in outputs]).float().cpu().clamp(0, 1)
+        columns = [self.upscaled, image, self.hr]
+        scores = {"psnr": psnr(image, self.hr), "psnr_bicubic": psnr(self.upscaled, self.hr)}
+        if outputs[0].mask_logits is not None:
+            mask = torch.cat([o.mask_logits for o in outputs if o.mask_logits is not None]).float().cpu().sigmoid()
+            scores["mask_iou"] = iou(mask, self.mask)
+            columns += [mask.expand(-1, 3, -1, -1), self.mask.expand(-1, 3, -1, -1)]
+        if outputs[0].responses:
+            columns.append(torch.cat([attention(o, self.hr.shape[2]) for o in outputs]))
+        gap = (0, 2, 0, 2)  # white lines between the pictures
+        rows = torch.cat([F.pad(column, gap, value=1.0) for column in columns], dim=3)
+        if path is not None:
+            write_png(path, torch.cat(list(rows), dim=1))
+        return scores
+
+
+def attention(output: Output, size: int) -> Tensor:
+    """The mean response to the word over all layers and heads, from its least to its greatest, coloured (1, 3, H, W)."""
+    maps = [
+        F.interpolate(r.float().cpu().mean(1, keepdim=True), (size, size), mode="bilinear") for r in output.responses
+    ]
+    heat = torch.stack(maps).mean(0)
+    return colorize((heat - heat.amin()) / (heat.amax() - heat.amin()).clamp_min(1e-12), "turbo").clamp(0, 1)
+
+
+def psnr(image: Tensor, target: Tensor) -> float:
+    """Mean over pictures (B, C, H, W) in [0, 1], in dB."""
+    return float((-10 * (image - target).square().mean((1, 2, 3)).clamp_min(1e-10).log10()).mean())
+
+
+def iou(mask: Tensor, target: Tensor) -> float:
+    """Intersection over union of all pixels at a threshold of one half."""
+    ours, theirs = mask > 0.5, target > 0.5
+    return float((ours & theirs).sum() / (ours | theirs).sum().clamp_min(1))

@@ -1,0 +1,1 @@
+"""SAM-TS, the text-stroke segmenter of Hi-SAM (Ye et al.)."""

@@ -1,0 +1,1 @@
+"""How a build's steps are run, journalled and spread over workers."""

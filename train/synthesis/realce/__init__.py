@@ -1,0 +1,1 @@
+"""Real-CE's alignment and preparation (Sec. 4.1)."""

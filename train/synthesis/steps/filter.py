@@ -1,0 +1,153 @@
+"""Step 2: which crops are kept. PP-OCR reads the crop and its mask, and both must say the same (Sec. 3.5)."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tadisr import ocr
+from tadisr.ocr import Box, Line, Reader
+
+from ...data.sources import Item
+from ..config import FilterConfig, ForegroundConfig, ReadingConfig, to_dict
+from ..engine.journal import Record
+from ..engine.step import Pixels, Step, after, groups
+from .masks import load
+
+AT_ONCE = 4
+REASONS = {
+    "unread": "nothing is read in it",
+    "mask": "its mask reads differently",
+    "label": "it reads differently from its label",
+    "small": "its characters are too small",
+    "empty": "its mask is empty",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter(Step):
+    """Records: crops, `kept` or `dropped` with the reason, with all that was read."""
+
+    name = "filter"
+
+    masks: Step
+    pictures: tuple[Record, ...] = ()  # what `masks` found to be fine
+
+    def settings(self) -> Record:
+        crops = [{"crops": f.crops, "margin": f.margin, "check": f.check} for f in self.config.foregrounds]
+        own = {"filter": to_dict(self.config.filter), "reader": reader(self.config.reading).digest[:16]}
+        return {**own, "crops": crops, "after": after(self.masks)}
+
+    def chunks(self) -> dict[int, Any]:
+        return dict(enumerate(groups(list(self.pictures), AT_ONCE)))
+
+    def __call__(self, chunk: Any) -> list[Record]:
+        read_by = reader(self.config.reading)
+        records = list[Record]()
+        for record in chunk:
+            foreground = self.config.foregrounds[record["foreground"]]
+            item, mask = load(foreground, record, self.masks.folder)
+            crops = examine(item, mask, foreground, self.config.filter, read_by)
+            for number, crop in enumerate(crops):
+                name = f"{record['foreground']}-{record['index']:09d}-{number:02d}"
+                same = {key: record[key] for key in ("foreground", "index", "key", "mask")}
+                records.append({"id": name, **same, **crop})
+        return records
+
+    def __getstate__(self) -> Record:
+        return {**self.__dict__, "pictures": ()}  # the workers get them chunk by chunk
+
+
+def reader(config: ReadingConfig) -> Reader:
+    """One thread each: processes are what is parallel."""
+    return ocr.reader(config.engine, None if config.models is None else Path(config.models), threads=1)
+
+
+def examine(
+    item: Item, mask: Pixels, foreground: ForegroundConfig, config: FilterConfig, engine: Reader
+) -> list[Record]:
+    """The crops of a picture, judged. Text painted dark on light stands for the mask."""
+    picture, painted = as_image(item.image), as_image(255 - mask[..., None].repeat(3, 2))
+    height, width = mask.shape
+    whole = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    if foreground.crops == "line":
+        found = engine.read_boxes(picture, [whole])
+    else:
+        found = [line for line in engine.read(picture) if line.score >= config.confidence]
+    again = engine.read_boxes(painted, [line.box for line in found])
+    if foreground.crops == "cut":
+        cuts = [
+            ([one], [two], around(one.box, foreground.margin, (height, width)))
+            for one, two in zip(found, again, strict=True)
+        ]
+    else:
+        cuts = [(found, again, (0, 0, width, height))]
+    return [judge(lines, masked, box, mask, item.label, config, check=foreground.check) for lines, masked, box in cuts]
+
+
+def as_image(pixels: Pixels) -> torch.Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
+
+
+def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of an upright crop with the line in it, within the picture."""
+    sides = np.linalg.norm(box - np.roll(box, -1, 0), axis=1)
+    pad = margin * sides.min()
+    low, high = np.floor(box.min(0) - pad), np.ceil(box.max(0) + pad)
+    left, top, right, bottom = (int(v) for v in (*low, *high))
+    return max(0, left), max(0, top), min(size[1], right), min(size[0], bottom)
+
+
+def judge(
+    lines: list[Line],
+    masked: list[Line],
+    box: tuple[int, int, int, int],
+    mask: Pixels,
+    label: str | None,
+    c: FilterConfig,
+    *,
+    check: bool = True,
+) -> Record:
+    """Record what a crop reads, and the first reason to drop it. check false: an empty mask is the only reason."""
+    text, mask_text = (normal("".join(line.text for line in some)) for some in (lines, masked))
+    left, top, right, bottom = box
+    score = min((line.score for line in lines), default=0.0)
+    similarity = ocr.ratio(text, mask_text)
+    label_similarity = None if label is None else ocr.ratio(text, normal(label))
+    density = max(right - left, bottom - top) / max(1, len(text))
+    reasons = {
+        "unread": (not text or score < c.confidence, f"read {text!r} with confidence {score:.2f} of {c.confidence}"),
+        "empty": (mask[top:bottom, left:right].max(initial=0) < 128, "no stroke in its mask"),
+        "mask": (similarity < c.similarity, f"{text!r}, its mask {mask_text!r}: {similarity:.2f} of {c.similarity}"),
+        "label": (
+            label_similarity is not None and label_similarity < c.label,
+            f"{text!r}, its label {label!r}: {label_similarity or 0:.2f} of {c.label}",
+        ),
+        "small": (density < c.long_edge, f"{density:.1f} pixels a character of {c.long_edge}"),
+    }
+    reason = next((name for name, (holds, _) in reasons.items() if holds and (check or name == "empty")), None)
+    return {
+        "status": "kept" if reason is None else "dropped",
+        "reason": reason,
+        "why": None if reason is None else reasons[reason][1],
+        "box": list(box),
+        "text": text,
+        "mask_text": mask_text,
+        "score": round(score, 4),
+        "similarity": round(similarity, 4),
+        "label": label,
+        "label_similarity": None if label_similarity is None else round(label_similarity, 4),
+        "lines": len(lines),
+        "pixels_per_character": round(density, 2),
+    }
+
+
+def normal(text: str) -> str:
+    """One form of each character, and no spaces: PP-OCR is not sure where they are."""
+    return "".join(unicodedata.normalize("NFKC", text).split())

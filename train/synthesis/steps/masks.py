@@ -1,0 +1,95 @@
+"""Step 1: a text mask for every picture that came without one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...data.sources import Item, SourceError
+from ..config import ForegroundConfig, SegmentConfig, to_dict
+from ..engine.journal import Record
+from ..engine.step import Pixels, Step, describe, extent, file_digest, groups, read_gray, source_of, write_png
+
+if TYPE_CHECKING:
+    from ...segmentation import Segmenter
+
+SMALLEST = 8  # pixels
+
+
+class Masks(Step):
+    """Records: `ok` with the mask's file (none where the set has its own), or `broken` with the reason."""
+
+    name = "masks"
+    on_device = True
+
+    def settings(self) -> Record:
+        sources = [describe(f.source, f.limit) for f in self.config.foregrounds]
+        own = to_dict(self.config.segment)
+        for name in ("model", "sam"):
+            own[name] = own[name] if own[name] in (None, "compact") else file_digest(own[name])
+        return {"sources": sources, "segment": own}
+
+    def chunks(self) -> dict[int, Any]:
+        chunks = [
+            (number, group)
+            for number, f in enumerate(self.config.foregrounds)
+            for group in groups(list(range(extent(source_of(f.source), f.limit))), self.config.segment.batch)
+        ]
+        return dict(enumerate(chunks))
+
+    def __call__(self, chunk: Any) -> list[Record]:
+        number, indices = chunk
+        source = source_of(self.config.foregrounds[number].source)
+        records, bare = list[Record](), list[tuple[Record, Pixels]]()
+        for index in indices:
+            record: Record = {
+                "foreground": number,
+                "index": index,
+                "key": source.key(index),
+                "status": "ok",
+                "mask": None,
+            }
+            records.append(record)
+            try:
+                item = source[index]
+                check(item)
+            except SourceError as error:
+                record |= {"status": "broken", "reason": str(error)}
+                continue
+            if item.mask is None:
+                bare.append((record, item.image))
+        if bare:
+            from ...segmentation import to_bytes
+
+            masks = segmenter(self.config.segment, self.device)([picture for _, picture in bare])
+            for (record, _), mask in zip(bare, masks, strict=True):
+                record["mask"] = f"{number}/{record['index'] // 1000:06d}/{record['index']:09d}.png"
+                write_png(self.folder / record["mask"], to_bytes(mask, self.config.segment.threshold))
+        return records
+
+    def files(self, record: Record) -> list[Path]:
+        return [self.folder / record["mask"]] if record["mask"] else []
+
+
+def check(item: Item) -> None:
+    height, width = item.image.shape[:2]
+    if min(height, width) < SMALLEST:
+        raise SourceError(f"{item.key} is {width} x {height} pixels, expected at least {SMALLEST} each way.")
+    if item.mask is not None and item.mask.shape != (height, width):
+        raise SourceError(f"{item.key} is {width} x {height}, its mask {item.mask.shape[1]} x {item.mask.shape[0]}.")
+
+
+@lru_cache(maxsize=1)
+def segmenter(config: SegmentConfig, device: str) -> Segmenter:
+    from ...segmentation import open_segmenter
+
+    return open_segmenter(config.model, device=device, sam=config.sam, precision=config.precision, batch=config.batch)
+
+
+def load(foreground: ForegroundConfig, record: Record, masks: Path) -> tuple[Item, Pixels]:
+    """A picture that is `ok`, and its mask."""
+    item = source_of(foreground.source)[record["index"]]
+    mask = item.mask if record["mask"] is None else read_gray(masks / record["mask"])
+    assert mask is not None
+    return item, mask
