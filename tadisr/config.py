@@ -86,6 +86,18 @@ class TextAttentionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrunkConfig:
+    """A trunk of plain convolutions at LR resolution in place of the image decoder's last up block."""
+
+    channels: int = 64
+    blocks: int = 16  # residual blocks of two 3x3 convolutions
+    sections: int = 4  # of about as many blocks each, tied to the text stream by a light CDIB before each
+    guide: bool = True  # the text stream takes a text mask that a user drew
+    certainty: bool = True  # a third output: how sure the network is of each pixel
+    detail: float = 0.7  # default of `detail`: 1 is all that the network adds, 0 only where it is sure
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """The joint segmentation decoders (Sec. 3.3)."""
 
@@ -93,7 +105,7 @@ class DecoderConfig:
     block: Literal["paper", "kolors-release", "cogview4-release"] = "paper"  # Fig. 2's CDIB, or those of the releases
     # What enters the text decoder: a_tex, or a guess that the releases need: the image stream after its mid block.
     source: Literal["attention", "image"] = "attention"
-    # Input width of the text decoder and the output width of each of its up blocks.
+    # Input width of the text decoder and the output width of each of its up blocks. With a trunk it has one up block less.
     text_channels: tuple[int, ...] = (512, 512, 512, 256, 256)
     text_layers: int = 2  # residual blocks in each of its up blocks
     text_mid_block: bool = False  # a mid block between W_a and the up blocks
@@ -101,6 +113,7 @@ class DecoderConfig:
     skips: bool = True  # 1x1 convolutions from the encoder into every up block but the first
     zero_skips: bool = True  # they start at zero (a pretrained decoder must not notice them)
     unused_skip: bool = False  # one for the first up block too, kept and never used, as the releases have it
+    trunk: TrunkConfig | None = None  # in place of the image decoder's last up block; None: the VAE's own
 
 
 @dataclass(frozen=True, kw_only=True)

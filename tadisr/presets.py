@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
-from .config import DecoderConfig, LoRAConfig, ModelConfig, PromptConfig, ScheduleConfig, TextAttentionConfig
+from .config import (
+    DecoderConfig,
+    LoRAConfig,
+    ModelConfig,
+    PromptConfig,
+    ScheduleConfig,
+    TextAttentionConfig,
+    TrunkConfig,
+)
 from .errors import ConfigError
 
 
@@ -176,12 +184,24 @@ def compact() -> ModelConfig:
     )
 
 
+def compact_trunk() -> ModelConfig:
+    """The compact model with its capacity in a trunk of plain convolutions at LR resolution."""
+    base = compact()
+    return replace(
+        base,
+        name="compact-trunk",
+        vae=base.vae | {"block_out_channels": [32, 64]},
+        decoder=replace(base.decoder, text_channels=(32, 32), skips=False, trunk=TrunkConfig()),
+    )
+
+
 PRESETS = {
     "kolors": kolors,
     "kolors-release": kolors_release,
     "cogview4": cogview4,
     "cogview4-release": cogview4_release,
     "compact": compact,
+    "compact-trunk": compact_trunk,
 }
 
 

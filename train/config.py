@@ -21,7 +21,7 @@ View = Literal["crop", "whole", "zoom"]
 class SourceConfig:
     """One data set of pairs on disk, in a layout that train/data/pairs.py knows."""
 
-    kind: Literal["ftsr", "realce", "pairs", "rendered"] = "pairs"
+    kind: Literal["ftsr", "realce", "pairs", "rendered", "pool"] = "pairs"
     folder: str | None = None  # needed by all but `rendered`
     held_out: str | None = None  # folder that validation and the panels draw from; None: the test part of `folder`
     # Share of the samples; None: the number of its images, as if all were in one folder; 0: the source is not opened.
@@ -34,7 +34,7 @@ class SourceConfig:
 class DataConfig:
     """Where the (LR, HR, mask) triplets come from: `kind` and `folder`, or a `mixture` of `sources`."""
 
-    kind: Literal["rendered", "ftsr", "realce", "pairs", "mixture"] = "rendered"
+    kind: Literal["rendered", "ftsr", "realce", "pairs", "pool", "mixture"] = "rendered"
     folder: str | None = None  # of ftsr, realce, pairs: its train part is trained on, all of it where it has no parts
     held_out: str | None = None  # as in SourceConfig
     sources: dict[str, SourceConfig] = field(default_factory=dict)  # of a mixture, by names of your own
@@ -54,6 +54,8 @@ class DataConfig:
     camera: float = 0.0  # rendered: share of HR pictures that look photographed, see RenderedText
     text_scale: float = 1.0  # rendered: how much larger the text is; at 1 less than half of it can be read in LR
     walls: float = 0.1  # rendered: share of the grounds that are masonry
+    words: tuple[str, ...] = ()  # rendered: text files that words are taken from; empty: a built-in list
+    guided: float = 0.0  # share of the samples with a text mask, drawn as by hand, for the text stream
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -96,6 +98,10 @@ class LossConfig:
     focal_gamma: float = 2.0
     dice: float = 1.0  # lambda_4
     seg: float = 1.0  # weight of l_seg as a whole; the paper adds the two as they are
+    # Each image's MSE is multiplied by balance / (balance + the MSE of its upscaled input), so that pages of pure black
+    # and white do not dominate; 0: all count alike. Not in the paper.
+    balance: float = 0.0
+    certainty: float = 0.0  # of the certainty output's negative log likelihood; not in the paper
     grid: float = 0.0  # of a pattern that repeats with the LR pixels; not in the paper
     ocr: float = 0.0  # of what PP-OCR's recogniser sees, see losses/ocr.py; not in the paper
     ocr_kind: Literal["features", "reading", "hellinger"] = "features"
@@ -135,6 +141,7 @@ class FitConfig:
     precision: Literal["no", "fp16", "bf16"] = "no"
     checkpointing: bool = False  # gradient checkpointing: activations are made again in the backward pass
     compile: bool = False  # torch.compile
+    channels_last: bool = False  # memory format of weights and images, faster for convolutions
     seed: int = 0
     explosion: float = 100.0  # the run stops where the loss is this many times its running mean; 0: never
     log_every: int = 50

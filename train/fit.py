@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,11 @@ def make_loader(config: FitConfig, accelerator: Accelerator, step: int, needs_ma
         world=accelerator.num_processes,
     )
     return DataLoader(
-        Triplets(training_samples(config.data, seed=config.seed, needs_mask=needs_mask)),
+        Triplets(
+            training_samples(config.data, seed=config.seed, needs_mask=needs_mask),
+            guided=config.data.guided,
+            seed=config.seed,
+        ),
         batch_size=config.batch,
         sampler=share,
         num_workers=config.data.workers,
@@ -128,6 +133,10 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     model: nn.Module = build_model(config)
     needs_mask = model.config.decoder.joint  # pyright: ignore[reportAttributeAccessIssue]
+    trunk = model.config.decoder.trunk  # pyright: ignore[reportAttributeAccessIssue]
+    guided = bool(config.data.guided) and trunk is not None and trunk.guide
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
     objective = Objective(config.loss).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, build_optimizer(config, model))
     plain: TADiSR = accelerator.unwrap_model(model)
@@ -160,10 +169,20 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
             waited += time.perf_counter() - asked
             with accelerator.accumulate(model):
                 with accelerator.autocast():
-                    result = model(batch["upscaled"])
-                terms = objective(result.image.float(), _float(result.mask_logits), batch["hr"], batch["mask"])
+                    upscaled = batch["upscaled"].to(memory_format=layout)
+                    result = model(upscaled, guide=batch["guide"]) if guided else model(upscaled)
+                terms = objective(
+                    result.image.float(),
+                    _float(result.mask_logits),
+                    batch["hr"],
+                    batch["mask"],
+                    upscaled=batch["upscaled"],
+                    log_variance=_float(result.log_variance),
+                    known=batch["known"],
+                )
                 passes.append(values := mean_over_processes(terms, accelerator))
-                problem = watch.problem(values["total"])
+                # A likelihood may be below zero, where a multiple of the running mean says nothing.
+                problem = watch.problem(values["total"] - values.get("certainty", 0.0))
                 if problem is not None:  # the weights are still those of the last good step
                     checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
                     raise TADiSRError(stopped(config, problem, step, values, accelerator.num_processes))
@@ -179,7 +198,10 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
             ema.update(plain, step)
         if journal and step % config.log_every == 0:
             now = time.perf_counter()
-            journal.write("log.csv", step, {**values, "lr": rate, "waiting": waited / (now - begun)})
+            speed = config.log_every / (now - begun)
+            journal.write(
+                "log.csv", step, {**values, "lr": rate, "waiting": waited / (now - begun), "steps_per_second": speed}
+            )
             waited, begun = 0.0, now
             bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
 
@@ -242,12 +264,27 @@ def _float(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.float()
 
 
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
+
+
+def keep_buffers() -> None:
+    """Start this command again with glibc told to keep freed buffers, unless it was: page faults cost half of the time.
+
+    glibc reads these variables at start only. Another allocator that is preloaded is left alone.
+    """
+    if sys.platform != "linux" or os.environ.get("LD_PRELOAD") or "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.fit", description="Train a model.")
     parser.add_argument("config", help="a YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance steps=100 data.crop=64")
     parser.add_argument("--restart", action="store_true", help="throw the run's folder away and begin anew")
     arguments = parser.parse_intermixed_args(argv)
+    if argv is None:
+        keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         config = settings.read(arguments.config, arguments.overrides)

@@ -2,6 +2,7 @@
 
     python -m train.grow runs/compact/model.safetensors runs/large_init.safetensors vae.layers_per_block=2 \\
         'vae.block_out_channels=[96, 128]' 'unet.block_out_channels=[96, 128]'
+    python -m train.grow runs/compact_trunk/model.safetensors runs/deeper.safetensors decoder.trunk.blocks=24
 
 Net2Net (Chen et al., 2016). Deeper: residual blocks that the source lacks are added behind those it has, their last
 convolution zero, so that they pass on what they are given. Wider: widths are doubled, each channel beside its twin;
@@ -27,6 +28,7 @@ from tadisr.checkpoints import adapter
 from tadisr.config import ModelConfig
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model.joint_decoder import Branch
+from tadisr.model.trunk import Block
 
 from .config import merge, parse_override
 
@@ -62,6 +64,8 @@ def pass_on(grown: TADiSR, have: dict[str, Tensor]) -> set[str]:
                 raise ConfigError(f"{name} would change the number of channels: only blocks that keep it can be added.")
             for parameter in module.conv2.parameters():
                 nn.init.zeros_(parameter)
+            fresh |= {f"{name}.{key}" for key in module.state_dict()}
+        if isinstance(module, Block) and f"{name}.first.weight" not in have:  # its second convolution is zero
             fresh |= {f"{name}.{key}" for key in module.state_dict()}
     return fresh
 

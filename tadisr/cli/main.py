@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--batch", type=int, default=1, help="tiles run at once (default 1)")
     up.add_argument("--color", choices=color.MODES, default="off", help="match the input's colours (default off)")
     up.add_argument("--fidelity", type=float, default=0.0, help="share of the input kept outside the text (default 0)")
+    up.add_argument(
+        "--detail", type=float,
+        help="0 to 1: how much is kept of what a model with a certainty output is not sure of (default: the model's)",
+    )  # fmt: skip
     up.add_argument("--blend", choices=list(BLENDS), default="cosine", help="across the overlap (default cosine)")
     up.add_argument("--text-aware", action="store_true", help="lay the seams between tiles where there is least text")
     up.add_argument("--prompt", type=Path, help="a prompt file instead of the prompt that the adapter carries")
@@ -119,7 +123,7 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         try:
             result = upscale_in_memory(
                 model, read_image(source), scale=arguments.scale, tiling=tiling, fidelity=arguments.fidelity,
-                color_fix=arguments.color, say=bar.write,
+                detail=arguments.detail, color_fix=arguments.color, say=bar.write,
             )  # fmt: skip
             write_png(target, result.image)
             if arguments.mask:

@@ -17,6 +17,7 @@ from ..config import SCALE
 from ..errors import CheckpointError, ConfigError, ImageError
 from ..images import join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from ..model import TADiSR
+from ..model.certainty import keep_sure_detail
 from ..model.mask_guidance import guided
 from ..model.precision import compute_type
 from ..prompt import read_prompt
@@ -84,6 +85,7 @@ def upscale(
     enlarged: Tensor | None = None,
     guide: Tensor | None = None,
     fidelity: float = 0.0,
+    detail: float | None = None,
     color_fix: str = "off",
     device: torch.device | None = None,
     progress: Progress | None = None,
@@ -95,14 +97,17 @@ def upscale(
     scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. enlarged (B, 3, 4h, 4w): the picture
     already brought to that size, fed as it is instead of a bicubic enlargement. guide (B or 1, 1, h', w') in [0, 1]:
     an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
-    stays as it was, only enlarged. color_fix: off, adain or wavelet, against the input. progress(done, total) counts
-    tiles after every batch of them; raise inside it to cancel. preview: gets a small (1, 3, h", w") of what is done so
-    far, just before each call of progress.
+    stays as it was, only enlarged. detail: 0 to 1, how much of what a model with a certainty output is not sure of is
+    kept (`keep_sure_detail`); None: the model's default. color_fix: off, adain or wavelet, against the input.
+    progress(done, total) counts tiles after every batch of them; raise inside it to cancel. preview: gets a small
+    (1, 3, h", w") of what is done so far, just before each call of progress.
     Raises ImageError, ConfigError.
     """
     check(image, scale)
     if not 0 <= fidelity <= 1:
         raise ConfigError(f"fidelity is {fidelity}, expected 0 to 1.")
+    if detail is not None and not 0 <= detail <= 1:
+        raise ConfigError(f"detail is {detail}, expected 0 to 1.")
     device = device or model.device
     height, width = image.shape[-2:]
     full = (height * SCALE, width * SCALE)
@@ -118,7 +123,7 @@ def upscale(
         if enlarged is not None:
             tiles = torch.cat([cut(enlarged, window, tiles) for window in windows])
         guides = None if guide is None else torch.cat([cut(guide, window, tiles) for window in windows])
-        pictures, masks = run_tile(model, tiles, device, guides)
+        pictures, masks = run_tile(model, tiles, device, guides, detail)
         if preview is not None:
             preview([small.lay(*window, picture) for window, picture in zip(windows, pictures, strict=True)][-1])
         return pictures, masks
@@ -180,13 +185,23 @@ def upscale_in_memory(
         say(f"Out of memory: going on with tiles of {tiling.tile}, overlap {tiling.overlap}, {tiling.batch} at once.")
 
 
-def run_tile(model: TADiSR, tile: Tensor, device: torch.device, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def run_tile(
+    model: TADiSR,
+    tile: Tensor,
+    device: torch.device,
+    guide: Tensor | None = None,
+    detail: float | None = None,
+) -> tuple[Tensor, Tensor]:
     """One batch of upscaled tiles (n, 3, H, W) in [0, 1], any size -> pictures and masks of that size in [0, 1]."""
     height, width = tile.shape[-2:]
     multiple = model.config.multiple
     padded = pad_to_multiple(tile, multiple).to(device)
     output = model(padded) if guide is None else guided(model, padded, pad_to_multiple(guide, multiple).to(device))
-    picture = output.image[..., :height, :width].float().clamp(0, 1)
+    picture, trunk = output.image, model.config.decoder.trunk
+    if trunk is not None and output.log_variance is not None:
+        kept = trunk.detail if detail is None else detail
+        picture = keep_sure_detail(picture, padded, output.log_variance, kept)
+    picture = picture[..., :height, :width].float().clamp(0, 1)
     if output.mask_logits is None:
         return picture, torch.zeros_like(picture[:, :1])
     return picture, output.mask_logits[..., :height, :width].float().sigmoid()

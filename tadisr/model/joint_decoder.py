@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..config import DecoderConfig
 from ..errors import ConfigError
 from .release_blocks import BLOCKS
+from .trunk import Trunk
 
 
 def res_block(channels: int, groups: int) -> ResnetBlock2D:
@@ -75,7 +76,7 @@ class TextDecoder(nn.Module):
         self.up_blocks = nn.ModuleList(
             UpDecoderBlock2D(
                 in_channels=widths[i], out_channels=widths[i + 1], num_layers=config.text_layers,
-                resnet_groups=groups, add_upsample=i < last,
+                resnet_groups=groups, add_upsample=i < last or config.trunk is not None,
             )
             for i in range(last + 1)
         )  # fmt: skip
@@ -101,6 +102,8 @@ class JointParts(nn.Module):
         reverse = vae_channels[::-1]
         image_widths = [reverse[0], *reverse[:-1]]  # what enters the VAE decoder's up blocks
         skip_widths = [vae_channels[max(level - 1, 0)] for level in range(len(reverse))][::-1]
+        if config.trunk is not None:  # it takes the last level
+            image_widths, skip_widths = image_widths[:-1], skip_widths[:-1]
         self.from_image = config.source == "image"
         if config.joint and self.from_image and config.text_channels[0] != image_widths[0]:
             raise ConfigError(
@@ -124,6 +127,15 @@ class JointParts(nn.Module):
             if config.zero_skips:
                 for skip in self.skips:
                     nn.init.zeros_(skip.weight)  # pyright: ignore[reportArgumentType]
+        self.trunk: Trunk | None = None
+        if config.trunk is not None:
+            self.trunk = Trunk(
+                config.trunk,
+                latent_channels=reverse[-2],
+                text_channels=config.text_channels[-1] if config.joint else None,
+                colors=3 * patch**2,
+                patch=patch,
+            )
         self.unused_skip: nn.Conv2d | None = None
         if config.unused_skip:
             self.unused_skip = nn.Conv2d(skip_widths[0], image_widths[0], 1, bias=False)

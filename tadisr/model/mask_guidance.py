@@ -45,7 +45,7 @@ def steer(
         skips = None if skips is None else [skip.float().clone() for skip in skips]
 
         def logits_of(offsets: list[Tensor] | None) -> Tensor:
-            _, logits = decode(vae, parts, latent, a_tex, skips, offsets)
+            _, logits, _ = decode(vae, parts, latent, a_tex, skips, offsets)
             assert logits is not None
             return F.pixel_shuffle(logits, model.config.patch)
 
@@ -70,14 +70,24 @@ def steer(
 
 
 def guided(model: TADiSR, image: Tensor, guide: Tensor, *, strength: float = 1.0) -> Output:
-    """The whole network (`TADiSR.forward`), its text decoder steered towards `guide` (B, 1, H, W)."""
+    """Run the whole network (`TADiSR.forward`), its text decoder steered towards `guide` (B, 1, H, W).
+
+    A model that was trained with guides takes it in one pass, whatever the strength above 0.
+    """
+    if takes_guide(model):
+        return model(image, guide=guide if strength > 0 else None)
     latent, skips = model.encode(image)
     latent, responses = model.denoise(latent)
     a_tex = model.project(latent, responses)
     joint = model.config.decoder.joint
     offsets = steer(model, latent, a_tex, skips, guide, strength=strength) if joint else None
-    picture, logits = model.decode(latent, a_tex, skips, image, offsets)
-    return Output(picture, logits, latent, responses)
+    picture, logits, log_variance = model.decode(latent, a_tex, skips, image, offsets)
+    return Output(picture, logits, latent, responses, log_variance)
+
+
+def takes_guide(model: TADiSR) -> bool:
+    """Tell whether the model has an input for a guide, so that no gradient steps are needed."""
+    return model.decoder.trunk is not None and model.decoder.trunk.guide is not None
 
 
 def gradient_copies(model: TADiSR):

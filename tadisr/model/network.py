@@ -20,7 +20,7 @@ from .denoiser import build_denoiser, denoise
 from .joint_decoder import JointParts
 from .precision import follow
 from .text_attention import Recorder, TextProjection
-from .vae import decode, encode
+from .vae import decode, drop_last_level, encode
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class Output:
     mask_logits: Tensor | None  # (B, 1, H, W)
     latent: Tensor  # z_H (B, c, H/8, W/8), scaled
     responses: list[Tensor]  # a_tex^1..M, each (B, heads, h, w)
+    log_variance: Tensor | None = None  # of the picture's error (B, 1, H, W); None without a certainty output
 
 
 def cast_all(value: Any, dtype: torch.dtype) -> Any:
@@ -66,7 +67,9 @@ class TADiSR(nn.Module):
             channels = self.recorder.channels if config.text_attention.enabled else config.vae["latent_channels"]
             self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0])
         self.decoder = JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
-        if config.residual and "vae" not in parts:
+        if config.decoder.trunk is not None:
+            drop_last_level(self.vae)
+        elif config.residual and "vae" not in parts:
             nn.init.zeros_(self.vae.decoder.conv_out.weight)  # training starts from the upscaled input itself
 
     @property
@@ -123,29 +126,41 @@ class TADiSR(nn.Module):
         skips: list[Tensor] | None,
         upscaled: Tensor | None = None,
         offsets: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W) (Eq. 5-6).
+        guide: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W), log variance (B, 1, H, W) (Eq. 5-6).
 
         upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's picture is added, in the
         input's precision: half has too few steps for a picture. offsets: of the text stream, see `mask_guidance.steer`.
+        guide: a text mask (B, 1, H, W) in [0, 1] for a trunk that takes one, all zero where an image has none.
         """
+        patch = self.config.patch
+        if self.config.residual and upscaled is None:
+            raise ImageError(f"The {self.config.name} model needs the upscaled input to add its picture to.")
 
-        def run(kind: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        def run(kind: torch.dtype) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
             z, a, kept, moved = (cast_all(x, kind) for x in (latent, a_tex, skips, offsets))
-            return decode(self.vae, self.decoder, z, a, kept, moved)
+            patches = drawn = None
+            if self.decoder.trunk is not None and upscaled is not None:
+                patches = F.pixel_unshuffle(upscaled.to(kind) * 2 - 1, patch)
+                drawn = None if guide is None else F.pixel_unshuffle(guide.to(kind), patch)
+            image, logits, log_variance = decode(self.vae, self.decoder, z, a, kept, moved, patches, drawn)
+            return image, (logits, log_variance)
 
-        image, logits = self._picture(run)
-        image = F.pixel_shuffle(image, self.config.patch) / 2
+        image, (logits, log_variance) = self._picture(run)
+        image = F.pixel_shuffle(image, patch) / 2
         if not self.config.residual:
             image = image + 0.5
         elif upscaled is not None:
             image = image.to(upscaled.dtype) + upscaled
-        else:
-            raise ImageError(f"The {self.config.name} model needs the upscaled input to add its picture to.")
-        return image, None if logits is None else F.pixel_shuffle(logits, self.config.patch)
+        logits, log_variance = (None if x is None else F.pixel_shuffle(x, patch) for x in (logits, log_variance))
+        return image, logits, log_variance
 
-    def forward(self, image: Tensor) -> Output:
-        """image: the upscaled input (B, 3, H, W) in [0, 1], both sides multiples of `config.multiple`."""
+    def forward(self, image: Tensor, guide: Tensor | None = None) -> Output:
+        """image: the upscaled input (B, 3, H, W) in [0, 1], both sides multiples of `config.multiple`.
+
+        guide (B, 1, H, W): as `decode` takes it.
+        """
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != 3 or height % self.config.multiple or width % self.config.multiple:
             raise ImageError(
@@ -155,5 +170,5 @@ class TADiSR(nn.Module):
         latent, skips = self.encode(image)
         latent, responses = self.denoise(latent)
         a_tex = self.project(latent, responses)
-        picture, mask_logits = self.decode(latent, a_tex, skips, image)
-        return Output(picture, mask_logits, latent, responses)
+        picture, mask_logits, log_variance = self.decode(latent, a_tex, skips, image, guide=guide)
+        return Output(picture, mask_logits, latent, responses, log_variance)

@@ -59,13 +59,15 @@ def decode(
     a_tex: Tensor | None,
     skips: list[Tensor] | None,
     offsets: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+    picture: Tensor | None = None,
+    guide: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """x_H, s = D(z_H, a_tex).
 
     latent z_H (B, c, h, w), scaled; a_tex (B, width, h, w), None without the joint decoders and where the image stream
     itself starts the text decoder; skips as `encode` gives them, None for a latent of foreign origin; offsets: one for
-    every level of the text stream, added before its CDIB (`mask_guidance.steer`) -> picture (B, C, H, W) in about [-1, 1],
-    logits of the mask or None.
+    every level of the text stream, added before its CDIB (`mask_guidance.steer`); picture, guide: what a trunk takes
+    (`Trunk.forward`) -> picture (B, C, H, W) in about [-1, 1], logits of the mask or None, log variance or None.
     """
     decoder = vae.decoder
     z = unscaled(vae.config, latent)
@@ -84,5 +86,17 @@ def decode(
             z, a = parts.interactions[level](z, a)
             a = text.up_blocks[level](a)
         z = block(z, None)
-    image = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(z)))
-    return image, text.out(a) if text is not None else None
+    log_variance = None
+    if parts.trunk is None:
+        image = decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(z)))
+    else:
+        assert picture is not None
+        image, a, log_variance = parts.trunk(picture, z, a, guide)
+    return image, text.out(a) if text is not None else None, log_variance
+
+
+def drop_last_level(vae: AutoencoderKL) -> None:
+    """Remove what a trunk replaces from the VAE's decoder: its last up block and its output layers."""
+    decoder = vae.decoder
+    decoder.up_blocks = decoder.up_blocks[:-1]  # pyright: ignore[reportAttributeAccessIssue]
+    del decoder.conv_norm_out, decoder.conv_act, decoder.conv_out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import trunk_config
 
 import tadisr
 from tadisr import TADiSR, upscale
@@ -28,6 +29,22 @@ def test_a_deepened_model_is_the_same_function(compact: TADiSR, tmp_path: Path) 
     before, after = upscale(compact, image), upscale(deep, image)
     torch.testing.assert_close(after.image, before.image, atol=1e-5, rtol=0)
     torch.testing.assert_close(after.mask, before.mask, atol=1e-5, rtol=0)
+
+
+def test_a_deepened_trunk_is_the_same_function(tmp_path: Path) -> None:
+    from train import grow
+
+    small = TADiSR(trunk_config(blocks=4))
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    adapter.save(small, tmp_path / "small.safetensors")
+    files = [str(tmp_path / name) for name in ("small.safetensors", "deep.safetensors")]
+    assert grow.main([*files, "decoder.trunk.blocks=8"]) == 0
+    deep, image = tadisr.load(files[1]), torch.rand(1, 3, 64, 64)
+    before, after = small.eval()(image), deep(image)
+    torch.testing.assert_close(after.image, before.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(after.mask_logits, before.mask_logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after.log_variance, before.log_variance, atol=1e-5, rtol=1e-5)
 
 
 def test_a_widened_model_is_the_same_function_and_its_twins_part(compact: TADiSR, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from tadisr.images import resize
 
 from ..config import DataConfig, SourceConfig
 from .degradation.recipes import mixture
+from .guides import draw_guide
 from .pairs import Pair, Pairs, find_layout, open_pairs
+from .pool import PoolCrops
 from .text_rendering.scenes import RenderedText
 from .views import Viewer
 
@@ -36,13 +38,23 @@ class Samples(Protocol):
 
 
 class Triplets(Dataset[Sample]):
-    """A stream of samples as a data set without end."""
+    """A stream of samples as a data set without end, with `known` and `guide` added to each.
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    known (1,): 1 where the mask is the true one, 0 where it is not known. guide (1, c, c): for a share `guided` of the
+    samples with text, their mask as a hand would draw it (`guides.draw_guide`), else zero.
+    """
+
+    def __init__(self, samples: Samples, *, guided: float = 0.0, seed: int = 0) -> None:
+        self.samples, self.guided, self.seed = samples, guided, seed
 
     def __getitem__(self, index: int) -> Sample:
-        return self.samples.sample(index)
+        sample = self.samples.sample(index)
+        sample = {"known": torch.ones(1), "guide": torch.zeros_like(sample["mask"]), **sample}
+        if self.guided and sample["known"].item():
+            rng = np.random.default_rng([self.seed, 5, index])
+            if rng.random() < self.guided:
+                sample["guide"] = torch.from_numpy(draw_guide(sample["mask"][0].numpy(), rng))[None]
+        return sample
 
 
 class Rendered:
@@ -219,7 +231,7 @@ def held_out_samples(
 class HeldOut:
     """Held-out samples of one or more sources, by turns."""
 
-    def __init__(self, streams: dict[str, Rendered | PairCrops]) -> None:
+    def __init__(self, streams: dict[str, Rendered | PairCrops | PoolCrops]) -> None:
         self.streams = streams
         self.names = tuple(streams)
 
@@ -254,7 +266,7 @@ LAYOUTS = {"ftsr": "FTSR", "realce": "Real-CE"}
 
 def _open(
     name: str, config: SourceConfig, data: DataConfig, *, seed: int, needs_mask: bool, held_out: bool = False
-) -> Rendered | PairCrops:
+) -> Rendered | PairCrops | PoolCrops:
     if config.kind == "rendered":
         return Rendered(
             RenderedText(
@@ -266,10 +278,15 @@ def _open(
                 camera=data.camera,
                 text_scale=data.text_scale,
                 walls=data.walls,
+                words=[Path(file) for file in data.words],
             )
         )
     if config.folder is None:
         raise ConfigError(f"The data set {name} needs its folder: data.folder=DIR, or data.sources.{name}.folder=DIR.")
+    if config.kind == "pool":
+        folder = config.held_out if held_out and config.held_out is not None else config.folder
+        degradation = config.degradation or data.degradation or {"ftsr": 1.0}
+        return PoolCrops(Path(folder), crop=data.crop, seed=seed, degradation=degradation)
     pairs = open_part(config, held_out=held_out)
     if pairs.layout != LAYOUTS.get(config.kind, pairs.layout):
         raise ConfigError(f"{pairs.folder} has the layout of {pairs.layout}, expected that of {LAYOUTS[config.kind]}.")

@@ -17,6 +17,23 @@ from tadisr.errors import ConfigError
 from ..config import LossConfig
 
 
+def balanced_mse(image: Tensor, target: Tensor, upscaled: Tensor | None, balance: float) -> Tensor:
+    """Mean squared error, each image's weighed by `balance / (balance + MSE of its upscaled input)`; 0: plain."""
+    if not balance or upscaled is None:
+        return F.mse_loss(image, target)
+    weight = balance / (balance + (upscaled - target).square().mean((1, 2, 3)))
+    return (weight * (image - target).square().mean((1, 2, 3))).mean()
+
+
+def certainty_loss(image: Tensor, target: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log likelihood of the image's error under a Gaussian of the predicted variance, up to a constant.
+
+    The error is the mean over colours and 5 x 5 pixels; no gradient reaches the image.
+    """
+    error = F.avg_pool2d((image.detach() - target).square().mean(1, keepdim=True), 5, stride=1, padding=2)
+    return (error * (-log_variance).exp() + log_variance).mean()
+
+
 def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_mask: Tensor, gamma: float) -> Tensor:
     """Compute l_mf of Eq. 8: the squared Sobel difference, weighted by the mask's error at each pixel.
 
@@ -104,13 +121,27 @@ class Objective(nn.Module):
 
             self.ocr = OCRLoss(config.ocr_models, kind=config.ocr_kind, lines=config.ocr_lines)
 
-    def forward(self, image: Tensor, logits: Tensor | None, target: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
-        """Pictures (B, 3, H, W) in [0, 1]; logits and mask (B, 1, H, W) -> the weighted terms, their sum as `total`."""
+    def forward(
+        self,
+        image: Tensor,
+        logits: Tensor | None,
+        target: Tensor,
+        target_mask: Tensor,
+        *,
+        upscaled: Tensor | None = None,
+        log_variance: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the weighted terms, and their sum as `total`.
+
+        image, target, upscaled (B, 3, H, W) in [0, 1]; logits, target_mask, log_variance (B, 1, H, W); known (B, 1): 1
+        where the target mask is the true one, else the image is left out of l_seg; None: it always is.
+        """
         c = self.config
         mask = None if logits is None else logits.sigmoid()
         terms: dict[str, Tensor] = {}
         if c.mse:
-            terms["mse"] = c.mse * F.mse_loss(image, target)
+            terms["mse"] = c.mse * balanced_mse(image, target, upscaled, c.balance)
         if self.lpips is not None and c.lpips != "off":
             terms["lpips"] = c.lpips * lpips_distance(self.lpips, image, target, c.lpips_range)
         if c.mf:
@@ -119,12 +150,27 @@ class Objective(nn.Module):
             terms["grid"] = c.grid * grid(image, target)
         if self.ocr is not None:
             terms["ocr"] = c.ocr * self.ocr(image, target, target_mask)
+        if log_variance is not None and c.certainty:
+            terms["certainty"] = c.certainty * certainty_loss(image, target, log_variance)
         if logits is not None and mask is not None:
-            if c.seg_mse:
-                terms["seg_mse"] = c.seg * c.seg_mse * F.mse_loss(mask, target_mask)
-            if c.focal:
-                terms["focal"] = c.seg * c.focal * focal(logits, target_mask, c.focal_alpha, c.focal_gamma)
-            if c.dice:
-                terms["dice"] = c.seg * c.dice * dice(mask, target_mask)
+            if known is not None:
+                chosen = known[:, 0] > 0
+                logits, mask, target_mask = logits[chosen], mask[chosen], target_mask[chosen]
+            if not len(logits):
+                terms["seg_none"] = logits.sum()  # zero, with a gradient for every process of a distributed run
+            else:
+                terms |= self.segmentation(logits, mask, target_mask)
         terms["total"] = torch.stack(list(terms.values())).sum()
+        return terms
+
+    def segmentation(self, logits: Tensor, mask: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
+        """Compute the terms of l_seg, Eq. 9. All (B, 1, H, W)."""
+        c = self.config
+        terms: dict[str, Tensor] = {}
+        if c.seg_mse:
+            terms["seg_mse"] = c.seg * c.seg_mse * F.mse_loss(mask, target_mask)
+        if c.focal:
+            terms["focal"] = c.seg * c.focal * focal(logits, target_mask, c.focal_alpha, c.focal_gamma)
+        if c.dice:
+            terms["dice"] = c.seg * c.dice * dice(mask, target_mask)
         return terms

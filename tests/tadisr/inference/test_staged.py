@@ -48,7 +48,7 @@ def test_a_latent_from_elsewhere_is_decoded_without_skips(tiny_kolors: TADiSR) -
     assert result.image.shape == (2, 3, 40, 72) and result.mask.shape == (2, 1, 40, 72)
     with torch.inference_mode():
         latent = samples * tiny_kolors.config.vae["scaling_factor"]
-        image, _ = tiny_kolors.decode(latent, tiny_kolors.project(latent, attention.responses), None)
+        image, *_ = tiny_kolors.decode(latent, tiny_kolors.project(latent, attention.responses), None)
     torch.testing.assert_close(result.image, image.clamp(0, 1), atol=1e-5, rtol=0)
 
 

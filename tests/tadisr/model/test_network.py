@@ -50,7 +50,7 @@ def test_new_interaction_blocks_leave_the_image_decoder_alone(name: str) -> None
 
     with torch.inference_mode():
         _, skips = model.encode(torch.rand(1, 3, 64, 48))
-        image, logits = decode(model.vae, model.decoder, latent, a_tex, skips)
+        image, logits, _ = decode(model.vae, model.decoder, latent, a_tex, skips)
         plain = model.vae.decode(latent / model.vae.config.scaling_factor).sample
     assert logits is not None and logits.shape[-2:] == plain.shape[-2:]
     assert torch.equal(image, plain)

@@ -29,7 +29,7 @@ from tadisr.errors import ConfigError
 from ..degradation.recipes import blur, gaussian_kernel, jpeg, mixture
 from .backgrounds import Array, background, gradient, load_photographs
 from .fonts import find_fonts, open_font
-from .strings import line, paragraph
+from .strings import Lexicon, line, paragraph
 
 Color = NDArray[np.float32]
 
@@ -43,7 +43,8 @@ class RenderedText(Dataset[dict[str, Tensor]]):
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
     `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
     alone is sharper than any photograph, and a model of it over-commits on real ones. text_scale: how much larger
-    than `Page.em` says. walls: share of grounds that are masonry. Raises ConfigError where no font is found.
+    than `Page.em` says; two numbers: between them, one for each page. walls: share of grounds that are masonry.
+    words: text files for `Lexicon.read`. Raises ConfigError where no font is found.
     """
 
     def __init__(
@@ -55,14 +56,17 @@ class RenderedText(Dataset[dict[str, Tensor]]):
         fonts: list[Path] | None = None,
         degradation: dict[str, float] | None = None,
         camera: float = 0.0,
-        text_scale: float = 1.0,
+        text_scale: float | tuple[float, float] = 1.0,
         walls: float = 0.1,
+        words: list[Path] | None = None,
     ) -> None:
         if crop % 16:
             raise ConfigError(f"crop is {crop}, expected a multiple of 16.")
         self.crop, self.seed = crop, seed
         self.degradation = degradation or {"ftsr": 1.0}
-        self.camera, self.text_scale, self.walls = camera, text_scale, walls
+        self.camera, self.walls = camera, walls
+        self.text_scale = text_scale if isinstance(text_scale, tuple) else (text_scale, text_scale)
+        self.lexicon = Lexicon.read(tuple(words or []))
         self.photographs = load_photographs(backgrounds or [])
         self.fonts = find_fonts(tuple(fonts or [Path("/usr/share/fonts")]))
 
@@ -112,10 +116,12 @@ class Page:
         self.picture = background(size, stream.photographs, rng, walls=stream.walls)
         self.mask = np.zeros((size, size), np.float32)
         self.turned = False
+        low, high = stream.text_scale
+        self.text_scale = low if low == high else low * (high / low) ** float(rng.random())
 
     def em(self, median: float = 34, spread: float = 0.45, *, most: float = 120) -> float:
         """An em height: as a rule most between 20 and 64 HR pixels, down to the barely legible and up to the whole crop."""
-        return float(np.clip(math.exp(self.rng.normal(math.log(median), spread)), 12, most)) * self.stream.text_scale
+        return float(np.clip(math.exp(self.rng.normal(math.log(median), spread)), 12, most)) * self.text_scale
 
     def font(self, script: str, pixels: float) -> ImageFont.FreeTypeFont:
         """A random font that has the script; `pixels` is the em height."""
@@ -193,13 +199,15 @@ def document(page: Page, rng: Generator) -> None:
     script, pixels = page.script(), page.em(25, 0.35, most=48)
     font, leading = page.font(script, pixels), rng.uniform(1.15, 1.9)
     indent = rng.uniform(-2 * pixels, 2 * pixels)
-    numbers = rng.random() < 0.25
+    numbers, lexicon = rng.random() < 0.25, page.stream.lexicon
 
     def draw(d: ImageDraw.ImageDraw) -> None:
         y = rng.uniform(-pixels, pixels)
         while y < page.size:
             text = (
-                line(script, rng, numbers=True) if numbers else paragraph(script, rng, round(page.size / pixels * 2.5))
+                line(script, rng, lexicon, numbers=True)
+                if numbers
+                else paragraph(script, rng, round(page.size / pixels * 2.5), lexicon)
             )
             d.text(
                 (indent + (rng.uniform(0, page.size / 2) if rng.random() < 0.1 else 0), y), text, font=font, fill=255
@@ -240,7 +248,7 @@ def signs(page: Page, rng: Generator) -> None:
     y = rng.uniform(0, page.size * 0.25)
     while y < page.size:
         script, pixels = page.script(), page.em()
-        font, text = page.font(script, pixels), line(script, rng)
+        font, text = page.font(script, pixels), line(script, rng, page.stream.lexicon)
         x = rng.uniform(-pixels, page.size * 0.4)
         left, top, right, bottom = (round(v) for v in font.getbbox(text))
         box = (round(x) + left, round(y) + top, round(x) + right, round(y) + bottom)
@@ -298,7 +306,7 @@ def columns(page: Page, rng: Generator) -> None:
         x = page.size - pixels * rng.uniform(0.5, 2)
         while x > -pixels:
             y = rng.uniform(-pixels, pixels * 2)
-            for character in paragraph(script, rng, round(page.size / pixels) + 2):
+            for character in paragraph(script, rng, round(page.size / pixels) + 2, page.stream.lexicon):
                 d.text((x, y), character, font=font, fill=255)
                 y += pixels * 1.08
             x -= pixels * rng.uniform(1.2, 2.2)
@@ -310,9 +318,8 @@ def curved(page: Page, rng: Generator) -> None:
     """A line bent along an arc, as round labels and badges have it."""
     script, pixels = page.script(), page.em()
     font, color = page.font(script, pixels), ink_pair(page.picture.mean((0, 1)), rng)
-    straight = coverage(
-        page.size, lambda d: d.text((0, page.size / 2 - pixels / 2), paragraph(script, rng, 30), font=font, fill=255)
-    )
+    text = paragraph(script, rng, 30, page.stream.lexicon)
+    straight = coverage(page.size, lambda d: d.text((0, page.size / 2 - pixels / 2), text, font=font, fill=255))
     bend, phase = rng.uniform(0.1, 0.35) * page.size, rng.uniform(0, math.pi)
     x, y = np.meshgrid(np.arange(page.size, dtype=np.float32), np.arange(page.size, dtype=np.float32))
     shift = (bend * np.sin(x / page.size * math.pi + phase)).astype(np.float32)

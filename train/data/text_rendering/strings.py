@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from numpy.random import Generator
+
+from tadisr.errors import ConfigError
 
 # Script -> characters of it that must all look different in a font that has it.
 SCRIPTS = {
@@ -57,6 +63,40 @@ CURRENCY = ("$", "£", "€", "¥", "")
 FULL_STOPS = "，。、：！？；"
 
 
+@dataclass(frozen=True)
+class Lexicon:
+    """Words and lines that rendered text is made of."""
+
+    latin: tuple[str, ...] = tuple(ENGLISH)  # words
+    chinese: tuple[str, ...] = ()  # lines of running text; empty: characters at random
+
+    @classmethod
+    def read(cls, files: tuple[Path, ...]) -> Lexicon:
+        """Collect the words and Chinese lines of UTF-8 text files; no file: the built-in words.
+
+        A word of Latin letters counts once however often it occurs; a run of 4 to 40 Chinese characters is a line.
+        Raises ConfigError for a missing file.
+        """
+        return _read_lexicon(files) if files else cls()
+
+
+@lru_cache(maxsize=2)
+def _read_lexicon(files: tuple[Path, ...]) -> Lexicon:
+    words: dict[str, None] = dict.fromkeys(ENGLISH)
+    lines: dict[str, None] = {}
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"There is no word list {file}: data.words names UTF-8 text files.")
+        text = file.read_text("utf-8", errors="ignore")
+        words.update(dict.fromkeys(re.findall(r"[^\W\d_](?:[^\W\d_]|['-](?=\w)){1,15}", _without_han(text))))
+        lines.update(dict.fromkeys(re.findall(r"[\u4e00-\u9fff，。、：；！？（）]{4,40}", text)))
+    return Lexicon(tuple(word for word in words if word[0] < "\u0250"), tuple(lines))
+
+
+def _without_han(text: str) -> str:
+    return re.sub(r"[\u3040-\u30ff\u4e00-\u9fff]+", " ", text)
+
+
 def pick(items: Sequence[str], rng: Generator) -> str:
     return items[int(rng.integers(len(items)))]
 
@@ -78,15 +118,16 @@ def number(rng: Generator) -> str:
     )[int(rng.integers(9))]
 
 
-def word(rng: Generator) -> str:
-    """An English word; now and then letters at random, so that nothing can be guessed."""
+def word(rng: Generator, lexicon: Lexicon) -> str:
+    """Draw a word of the lexicon; now and then letters at random, so that nothing can be guessed."""
     if rng.random() < 0.15:
         return "".join(pick(LETTERS, rng) for _ in range(int(rng.integers(2, 10))))
-    return pick(ENGLISH, rng)
+    return pick(lexicon.latin, rng)
 
 
-def latin(rng: Generator, words: int) -> str:
-    text = " ".join(word(rng) if rng.random() > 0.08 else number(rng) for _ in range(words))
+def latin(rng: Generator, words: int, lexicon: Lexicon) -> str:
+    """Draw a line of so many words and numbers, cased as signs and sentences are."""
+    text = " ".join(word(rng, lexicon) if rng.random() > 0.08 else number(rng) for _ in range(words))
     case = rng.random()
     if case < 0.25:
         return text.upper()
@@ -95,7 +136,12 @@ def latin(rng: Generator, words: int) -> str:
     return text[:1].upper() + text[1:] + pick((".", ",", "!", "?", ":", "", ""), rng) if case < 0.85 else text
 
 
-def chinese(rng: Generator, characters: int) -> str:
+def chinese(rng: Generator, characters: int, lexicon: Lexicon) -> str:
+    """Draw about so many characters: a piece of the lexicon's lines, or characters at random with some numbers."""
+    if lexicon.chinese and rng.random() < 0.6:
+        text = "".join(pick(lexicon.chinese, rng) for _ in range(characters // 8 + 1))
+        first = int(rng.integers(max(1, len(text) - characters + 1)))
+        return text[first : first + characters]
     out = []
     for _ in range(characters):
         choice = rng.random()
@@ -113,18 +159,21 @@ def other(script: str, rng: Generator, characters: int) -> str:
     return "".join(" " if rng.random() < 0.12 else pick(letters, rng) for _ in range(characters)) or letters[0]
 
 
-def line(script: str, rng: Generator, *, numbers: bool = False) -> str:
-    """What a sign or a label says: a few words, or a number."""
+BUILT_IN = Lexicon()
+
+
+def line(script: str, rng: Generator, lexicon: Lexicon = BUILT_IN, *, numbers: bool = False) -> str:
+    """Draw what a sign or a label says: a few words, or a number."""
     if rng.random() < (0.6 if numbers else 0.15):
-        return number(rng) if not numbers else f"{line(script, rng)} {number(rng)}"
+        return number(rng) if not numbers else f"{line(script, rng, lexicon)} {number(rng)}"
     if script == "latin":
-        return latin(rng, int(rng.integers(1, 5)))
+        return latin(rng, int(rng.integers(1, 5)), lexicon)
     characters = int(rng.integers(2, 10))
-    return chinese(rng, characters) if script == "chinese" else other(script, rng, characters)
+    return chinese(rng, characters, lexicon) if script == "chinese" else other(script, rng, characters)
 
 
-def paragraph(script: str, rng: Generator, characters: int) -> str:
-    """A line of running text, at least about `characters` long."""
+def paragraph(script: str, rng: Generator, characters: int, lexicon: Lexicon = BUILT_IN) -> str:
+    """Draw a line of running text, at least about `characters` long."""
     if script == "latin":
-        return latin(rng, characters // 5 + 1)
-    return chinese(rng, characters) if script == "chinese" else other(script, rng, characters)
+        return latin(rng, characters // 5 + 1, lexicon)
+    return chinese(rng, characters, lexicon) if script == "chinese" else other(script, rng, characters)
