@@ -1,0 +1,44 @@
+"""What the repository promises outside its code: dependencies, registry metadata, no machine paths."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_requirements_are_the_dependencies_and_pin_nothing() -> None:
+    dependencies = PROJECT["project"]["dependencies"]
+    assert (ROOT / "requirements.txt").read_text().split("\n")[:-1] == dependencies
+    extras = [d for extra in PROJECT["project"]["optional-dependencies"].values() for d in extra]
+    for requirement in dependencies + extras:
+        assert ">=" in requirement and "==" not in requirement.split(";")[0] and "<" not in requirement.split(";")[0]
+
+
+def test_the_registry_would_take_the_pack() -> None:
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    assert "comfyui" not in project["name"].lower() and len(project["name"]) < 100
+    assert project["urls"]["Repository"].startswith("https://github.com/")
+    assert comfy["PublisherId"] and comfy["DisplayName"]
+    import tadisr
+
+    assert project["version"] == tadisr.__version__
+
+
+def test_no_machine_speaks_in_the_repository() -> None:
+    """No absolute path of a developer's machine in what is tracked."""
+    files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
+    for name in files:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".json", ".txt"} and path.name != "test_repository.py":
+            text = path.read_text()
+            assert not re.search(r"(?<![\w.-])/(work|root|home)/", text), name  # absolute ones only
