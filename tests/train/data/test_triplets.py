@@ -209,24 +209,30 @@ def test_a_source_of_weight_zero_is_not_opened(tmp_path: Path) -> None:
         training_samples(data(kind="mixture", sources=sources), seed=0)
 
 
-@pytest.mark.parametrize("name", ["kolors-ftsr", "kolors-realce", "ablation-full"])
-def test_shipped_configs_take_real_ce_at_their_crop(name: str, tmp_path: Path) -> None:
-    """FTSR of 1024 x 1024 and Real-CE pairs of 1016 x 756, as `realce` writes them, at the crop of 768."""
+def write_sets(folder: Path) -> tuple[Path, Path]:
+    """FTSR of ten 1024 x 1024 pairs and Real-CE of ten 1016 x 756 pairs, as `build` and `realce` write them; their folders."""
     rng = np.random.default_rng(0)
-    sizes = {
-        ("52mm_aligned_1024", "13mm_aligned_1024", "mask-52mm-bts-1024-v2"): (1016, 756),
+    layouts = {
         ("gt", "lr", "mask"): (1024, 1024),
+        ("52mm_aligned_1024", "13mm_aligned_1024", "mask-52mm-bts-1024-v2"): (756, 1016),
     }
-    for folders, size in sizes.items():
-        for folder in folders:
-            (tmp_path / folders[0] / folder).mkdir(parents=True)
+    for names, size in layouts.items():
+        for name in names:
+            (folder / names[0] / name).mkdir(parents=True)
+            shape = (256, 256) if name == "lr" else size
             for i in range(10):
-                shape = (size[1], size[0]) if folder != "lr" else (256, 256)
-                noise = rng.integers(0, 255, (*shape, 1 if "mask" in folder else 3), np.uint8)
-                Image.fromarray(noise.squeeze()).save(tmp_path / folders[0] / folder / f"{i}.png", compress_level=1)
-    real, ftsr = tmp_path / "52mm_aligned_1024", tmp_path / "gt"
+                noise = rng.integers(0, 255, (*shape, 1 if "mask" in name else 3), np.uint8)
+                Image.fromarray(noise.squeeze()).save(folder / names[0] / name / f"{i}.png", compress_level=1)
+    ftsr, real = folder / "gt", folder / "52mm_aligned_1024"
     (real / "aligned_list_train.txt").write_text("".join(f"{i}\n" for i in range(8)))
     (real / "aligned_list_eval.txt").write_text("8\n9\n")
+    return ftsr, real
+
+
+@pytest.mark.parametrize("name", ["kolors-ftsr", "kolors-realce", "ablation-full"])
+def test_shipped_configs_take_real_ce_at_their_crop(name: str, tmp_path: Path) -> None:
+    """FTSR of 1024 x 1024 and Real-CE pairs of 1016 x 756 at the crop of 768."""
+    ftsr, real = write_sets(tmp_path)
     config = settings.read(
         Path(settings.__file__).parent / "configs" / f"{name}.yaml",
         [f"data.sources.ftsr.folder={ftsr}", f"data.sources.realce.folder={real}", "data.small_text=1"],
