@@ -102,7 +102,7 @@ class ComposeConfig:
 class DegradeConfig:
     """HR to LR. `opencv` is quickest on a CPU; `torch` works on batches, on a GPU too; their bytes differ.
 
-    preset: see train/data/degradation.py. `ftsr-authors` is what the paper's FTSR was made with.
+    preset: see train/data/degradation/recipes.py. `ftsr-authors` is what the paper's FTSR was made with.
     """
 
     preset: Literal["ftsr-authors", "ftsr", "real-esrgan"] = "ftsr-authors"
