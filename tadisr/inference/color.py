@@ -1,47 +1,93 @@
-"""Bring the colours of a result back to those of its input: `off`, `adain` or `wavelet`."""
+"""Bring the colours of a result back to those of its input: `off`, `adain` or `wavelet`.
+
+Measured on the finished result strip by strip, and applied to it in place: nothing of the result's size is held beside it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..images.resample import Span, interpolate_window, resize_window, shrink
 
 MODES = ("off", "adain", "wavelet")
-LEVELS = 5  # a-trous scales: the coarsest smooths over about 2^5 pixels
+CELL = 2  # LR pixels to a side of a cell of the coarse grid
+GAPS = (1, 2)  # a-trous passes over it; with the cell, about the five passes of the x4 image at gaps 1 to 16
 KERNEL = (0.25, 0.5, 0.25)
+ROWS = 64  # of the result at a time
 
 
-def match(image: Tensor, reference: Tensor, mode: str) -> Tensor:
-    """Give `image` the colours of `reference`, both (B, 3, H, W) in [0, 1]. Raises ConfigError for an unknown mode."""
+@dataclass(frozen=True)
+class Correction:
+    """What to do to the result's colours: times gain (C,), plus shift (C,), plus a coarse map (C, h', w')."""
+
+    gain: Tensor | None = None
+    shift: Tensor | None = None
+    coarse: Tensor | None = None
+
+    def apply(self, rows: Tensor, top: int, size: tuple[int, int]) -> None:
+        """Correct rows (n, W, C) in place, from row `top` on of a result of `size`."""
+        if self.gain is not None and self.shift is not None:
+            rows.mul_(self.gain).add_(self.shift)
+        if self.coarse is not None:
+            window = interpolate_window(self.coarse, size, (top, top + len(rows)), (0, size[1]))
+            rows.add_(window.permute(1, 2, 0))
+        rows.clamp_(0, 1)
+
+
+def check_mode(mode: str) -> None:
+    """Raises ConfigError for an unknown mode."""
     if mode not in MODES:
         raise ConfigError(f"color is {mode!r}, expected one of {', '.join(MODES)}.")
-    if mode == "off":
-        return image
-    return (adain if mode == "adain" else wavelet)(image, reference).clamp(0, 1)
 
 
-def adain(image: Tensor, reference: Tensor) -> Tensor:
-    """Every channel gets the reference's mean and deviation (Huang and Belongie 2017)."""
-    mean, std = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True, correction=0)
-    target_mean = reference.mean((2, 3), keepdim=True)
-    target_std = reference.std((2, 3), keepdim=True, correction=0)
-    return (image - mean) * (target_std / std.clamp_min(1e-5)) + target_mean
+def measure_correction(mode: str, result: Tensor, reference: Tensor) -> Correction:
+    """What gives a result (H, W, C) the colours of its LR image (C, h, w), both in [0, 1] or in levels.
+
+    adain: every channel gets the mean and deviation of the LR image at the result's size (Huang and Belongie 2017).
+    wavelet: the result's coarse scale, about 32 pixels of the x4 image, is replaced by the LR image's.
+    """
+    if mode == "adain":
+        return measure_adain(result, reference)
+    height, width = reference.shape[-2:]
+    grid = (-(-height // CELL), -(-width // CELL))
+    return Correction(coarse=smooth((shrink(reference, grid) - shrink(result.permute(2, 0, 1), grid))[None])[0])
 
 
-def wavelet(image: Tensor, reference: Tensor) -> Tensor:
-    """The image's details on the reference's coarsest a-trous scale; one picture at a time, to spare memory."""
-    pairs = zip(image.split(1), reference.split(1), strict=True)
-    return torch.cat([one + smooth(other - one) for one, other in pairs])
+def measure_adain(result: Tensor, reference: Tensor) -> Correction:
+    size = (result.shape[0], result.shape[1])
+    mean, deviation = moments(result[top:bottom].permute(2, 0, 1) for top, bottom in strips(size[0]))
+    enlarged = (resize_window(reference, size, span, (0, size[1])) for span in strips(size[0]))
+    target_mean, target_deviation = moments(enlarged)
+    gain = target_deviation / deviation.clamp_min(1e-5)
+    return Correction(gain=gain.float(), shift=(target_mean - gain * mean).float())
+
+
+def moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel over all parts (C, n, W)."""
+    count, total, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
+    for part in parts:
+        flat = part.flatten(1).double()
+        count, total, squares = count + flat.shape[1], total + flat.sum(1), squares + flat.square().sum(1)
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp_min(0).sqrt()
+
+
+def strips(height: int) -> Iterator[Span]:
+    for top in range(0, height, ROWS):
+        yield top, min(top + ROWS, height)
 
 
 def smooth(image: Tensor) -> Tensor:
-    """LEVELS passes of the a-trous algorithm: [1 2 1]/4 along both sides, its taps 1, 2, 4... apart."""
+    """Passes of the a-trous algorithm over (B, C, h, w): [1 2 1]/4 along both sides, its taps GAPS apart."""
     channels = image.shape[1]
     taps = torch.tensor(KERNEL, dtype=image.dtype, device=image.device).repeat(channels, 1)
-    for level in range(LEVELS):
-        gap = 2**level
+    for gap in GAPS:
         image = F.conv2d(_pad(image, 0, gap), taps[:, None, :, None], dilation=(gap, 1), groups=channels)
         image = F.conv2d(_pad(image, gap, 0), taps[:, None, None, :], dilation=(1, gap), groups=channels)
     return image

@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import SCALE
-from ..images import resize
+from ..images.resample import shrink
 
 LONGEST = 512  # pixels of a preview's longer side
 
 
 class Preview:
-    """Of a batch of LR pictures (B, 3, h, w), one at a time: the one whose tile came last."""
+    """Of a batch of LR pictures (B, 3, h, w), float or levels, one at a time: the one whose tile came last."""
 
     def __init__(self, lr: Tensor) -> None:
         self.lr = lr
@@ -24,7 +24,7 @@ class Preview:
         height, width = self.lr.shape[-2:]
         if index != self.shown:
             size = max(1, round(height * self.factor)), max(1, round(width * self.factor))
-            self.shown, self.canvas = index, resize(self.lr[index : index + 1], size)
+            self.shown, self.canvas = index, shrink(self.lr[index : index + 1], size)
         rows, columns = (
             (round(begin * self.factor), round((begin + length / SCALE) * self.factor))
             for begin, length in ((top, tile.shape[1]), (left, tile.shape[2]))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import SCALE
 from ..errors import ImageError
-from ..images import join_alpha, output_size, pad_to_multiple, resize, split_alpha
+from ..images import grow_colors, join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from ..model import TADiSR
 from ..model.mask_guidance import steer, takes_guide
 from ..model.vae import scaled, unscaled
@@ -60,6 +60,8 @@ def encode(
     check(image, scale)
     height, width = image.shape[-2:]
     colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
+    if alpha is not None:
+        colors = grow_colors(colors, alpha)
     size = (height * SCALE, width * SCALE)
     upscaled = pad_to_multiple(resize(colors, size), model.config.multiple)
     done = one_by_one(len(image), progress, lambda i: _encode(model, upscaled[i : i + 1]))

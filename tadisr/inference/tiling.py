@@ -1,14 +1,17 @@
-"""Large pictures in tiles, outside the network: cut from the LR picture, run, blended into the output as they come.
+"""Tiles: where they lie, how one hands over to the next, and how they are added up at the size asked for.
 
-Memory does not grow with the picture beyond its input and output: every tile is resized x4 on its own, from its
-window of the LR picture, and added under its weights, which sum to one at every pixel. Where the text is known, the
-seams between tiles are laid where there is least of it.
+Memory does not grow with the image beyond its input and output: every tile is enlarged from its own window of the LR
+image, run, and added to the output under its weights, which sum to one at every pixel. A smaller output than x4 is
+resized in the same step: weights and resizing are one linear map along either side. At the image's borders the network
+sees a margin of repeated border that are cut off again, so that it is as good there as inside. Where the text is
+known, the seams between tiles are laid where there is least of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +19,7 @@ from torch import Tensor
 
 from ..config import SCALE
 from ..errors import ConfigError
-from ..images import crop_upscaled
-
-Window = tuple[int, int, int]  # picture of the batch, top, left, in LR pixels
-Run = Callable[[Tensor, list[Window]], tuple[Tensor, Tensor]]
+from ..images.resample import Span, resize_matrix, resize_window
 
 # How much of the next tile there is, from 0 to 1 across the seam.
 BLENDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,15 +31,43 @@ SEAM = 4  # with text-aware seams, one takes this share of the overlap: room to 
 CENTERED = 0.05  # what a seam pays for lying at the overlap's edge, against one through nothing but text
 
 
+class Window(NamedTuple):
+    """A tile's place: which image of the batch, and LR pixels, which may lie in the margin outside the image."""
+
+    image: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Tile(NamedTuple):
+    """What the network made of a window, each (c, 4 height, 4 width) float32 on the CPU: c 1 or 3, 1, 1."""
+
+    colors: Tensor
+    mask: Tensor
+    alpha: Tensor | None = None
+
+
+class Strip(NamedTuple):
+    """Finished rows of one image: pixels (n, W, C) and mask (n, W), from row `top` on."""
+
+    image: int
+    top: int
+    pixels: Tensor
+    mask: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """Sides in pixels of the x4 picture; the authors tile at 768 with 256 shared. Raises ConfigError."""
+    """Sides in pixels of the x4 image; the authors tile at 768 with 256 shared. Raises ConfigError."""
 
     tile: int = 768
     overlap: int = 256
     batch: int = 1  # tiles run at once
     blend: str = "cosine"  # across the overlap, see BLENDS
     text_aware: bool = False  # seams where a coarse first pass finds least text
+    margin: int = 8  # LR pixels of repeated border that the network sees around the image
 
     def __post_init__(self) -> None:
         if self.tile < 16 * SCALE:
@@ -48,6 +76,8 @@ class Tiling:
             raise ConfigError(f"overlap is {self.overlap}, expected 0 to half the tile, here {self.tile // 2}.")
         if self.batch < 1:
             raise ConfigError(f"batch is {self.batch}, expected 1 or more.")
+        if self.margin < 0:
+            raise ConfigError(f"margin is {self.margin}, expected 0 or more.")
         if self.blend not in BLENDS:
             raise ConfigError(f"blend is {self.blend!r}, expected one of {', '.join(BLENDS)}.")
 
@@ -58,7 +88,7 @@ class Tiling:
 
 
 def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles begin along a side; the last one is pulled back so that it ends with the picture."""
+    """Where the tiles begin along a side; the last one is pulled back so that it ends with the image."""
     if size <= tile:
         return [0]
     step = tile - overlap
@@ -99,63 +129,220 @@ def seam(zone: tuple[int, int], overlap: int, text: Tensor | None) -> tuple[int,
     return first, first + width
 
 
-def windows(images: int, height: int, width: int, tile: int, overlap: int) -> Iterator[Window]:
-    for image in range(images):
-        for top in starts(height, tile, overlap):
-            for left in starts(width, tile, overlap):
-                yield image, top, left
+def cover_side(size: int, tiling: Tiling) -> list[Span]:
+    """The tiles along a side of LR pixels, its margins included; a side that fits into a tile is one tile."""
+    tile, overlap = tiling.on_lr
+    padded = size + 2 * tiling.margin
+    length = padded if size <= tile else tile
+    return [(begin - tiling.margin, begin - tiling.margin + length) for begin in starts(padded, length, overlap)]
+
+
+def side_weights(size: int, tiling: Tiling, text: Tensor | None = None) -> list[Tensor]:
+    """Weights of the tiles of `cover_side` on the x4 grid, within the image: one tensor a tile.
+
+    text (n,): how much text each line crosses, at any resolution.
+    """
+    spans, margin, overlap = cover_side(size, tiling), tiling.margin * SCALE, tiling.on_lr[1] * SCALE
+    if text is not None:
+        text = F.interpolate(text[None, None], size=size * SCALE, mode="linear", align_corners=False)
+        text = F.pad(text, (margin, margin), mode="replicate")[0, 0]
+    length = (spans[0][1] - spans[0][0]) * SCALE
+    weights = profiles(size * SCALE + 2 * margin, length, overlap, blend=tiling.blend, text=text)
+    return [
+        weight[max(0, -begin) * SCALE : len(weight) - max(0, end - size) * SCALE]
+        for weight, (begin, end) in zip(weights, spans, strict=True)
+    ]
+
+
+def grid_weights(
+    height: int, width: int, tiling: Tiling, text: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights of the rows and of the columns of tiles on the x4 grid. text (h', w'): a text mask of any size."""
+    lines = (None, None)
+    if text is not None:
+        sure = text.float().square()  # what is sure counts
+        lines = (sure.mean(1), sure.mean(0))
+    return side_weights(height, tiling, lines[0]), side_weights(width, tiling, lines[1])
+
+
+def list_windows(images: int, height: int, width: int, tiling: Tiling) -> list[Window]:
+    """Every tile of a batch of LR images, row by row."""
+    rows, columns = (cover_side(side, tiling) for side in (height, width))
+    return [
+        Window(image, top, left, bottom - top, right - left)
+        for image in range(images)
+        for top, bottom in rows
+        for left, right in columns
+    ]
+
+
+class Canvas:
+    """Rows of one image's result that tiles are added to: (H, W, C) pixels, (H, W) mask, from row `top` on."""
+
+    def __init__(self, full: tuple[int, int], size: tuple[int, int], channels: int, out: Out | None = None) -> None:
+        """full: x4, the tiles' grid; size: of the result. out: the whole result in zeros, else rows as they are needed."""
+        self.full, self.size, self.whole = full, size, out is not None
+        self.top = 0
+        width = size[1]
+        self.pixels, self.mask = out or (torch.zeros(0, width, channels), torch.zeros(0, width))
+
+    def add(self, tile: Tile, place: tuple[Span, Span], weights: tuple[Tensor, Tensor]) -> None:
+        """Add what lies at `place` (rows, columns) of the x4 grid, under the weights of its rows and columns."""
+        maps, spans = [], []
+        for span, weight, full, size in zip(place, weights, self.full, self.size, strict=True):
+            outputs = touched(span, full, size)
+            maps.append(None if full == size else resize_matrix(full, size, outputs, span) * weight)
+            spans.append(outputs)
+        (top, bottom), columns = spans[0], slice(*spans[1])
+        self._reach(bottom)
+        rows = slice(top - self.top, bottom - self.top)
+        for part, target in self._targets(tile):
+            added = part * (weights[0][:, None] * weights[1]) if maps[0] is None else maps[0] @ part @ maps[1].T
+            target[rows, columns] += added.permute(1, 2, 0)
+
+    def _targets(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
+        yield tile.mask, self.mask[..., None]
+        colors = self.pixels.shape[2] - (tile.alpha is not None)
+        yield tile.colors, self.pixels[..., :colors]
+        if tile.alpha is not None:
+            yield tile.alpha, self.pixels[..., -1:]
+
+    def _reach(self, bottom: int) -> None:
+        missing = bottom - self.top - len(self.mask)
+        if missing > 0:
+            self.pixels = torch.cat([self.pixels, self.pixels.new_zeros(missing, *self.pixels.shape[1:])])
+            self.mask = torch.cat([self.mask, self.mask.new_zeros(missing, self.mask.shape[1])])
+
+    def finished(self, image: int, bottom: int, begun: int) -> Strip:
+        """The rows from `begun` to `bottom`, to which nothing will be added any more; dropped unless `whole`."""
+        rows = slice(begun - self.top, bottom - self.top)
+        strip = Strip(image, begun, self.pixels[rows].clamp_(0, 1), self.mask[rows].clamp_(0, 1))
+        if not self.whole:
+            self.pixels, self.mask, self.top = self.pixels[rows.stop :].clone(), self.mask[rows.stop :].clone(), bottom
+        return strip
+
+
+Out = tuple[Tensor, Tensor]  # pixels (H, W, C) and mask (H, W) of one image's result
+
+
+def touched(span: Span, full: int, size: int) -> Span:
+    """The pixels of a side of `size` that those of `span` on the x4 grid take part in."""
+    if full == size:
+        return span
+    ratio = size / full
+    reach = 2 * max(1.0, full / size)  # of the cubic, in pixels of the x4 grid
+    return max(0, int((span[0] - reach) * ratio) - 1), min(size, int((span[1] + reach) * ratio) + 2)
+
+
+def blend_tiles(
+    run: Callable[[list[Window]], list[Tile]],
+    shape: tuple[int, int, int],
+    channels: int,
+    *,
+    tiling: Tiling,
+    size: tuple[int, int] | None = None,
+    text: Tensor | None = None,
+    out: tuple[Tensor, Tensor] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Strip]:
+    """Run the network over a batch of LR images tile by tile, and give the result in strips from top to bottom.
+
+    run: windows -> tiles. shape: (B, h, w) of the LR images; channels: of the result's pixels; size (H, W): of the
+    result, None: x4. text (B, 1, h', w'): a coarse text mask of any size, for seams that go around it. out: pixels
+    (B, H, W, C) and mask (B, H, W) in zeros that the result is added up in; without, rows are held only until they are
+    given. progress(done, total) counts tiles.
+    """
+    images, height, width = shape
+    full = (height * SCALE, width * SCALE)
+    size = size or full
+    plan = list_windows(images, height, width, tiling)
+    tiles = run_in_batches(run, plan, tiling.batch, progress)
+    for i in range(images):
+        canvas = Canvas(full, size, channels, None if out is None else (out[0][i], out[1][i]))
+        weights = grid_weights(height, width, tiling, None if text is None else text[i, 0])
+        rows, columns = (
+            list(zip(cover_side(side, tiling), along, strict=True))
+            for side, along in zip((height, width), weights, strict=True)
+        )
+        begun = 0
+        for number, (row, down) in enumerate(rows):
+            for column, across in columns:
+                place = inside(row, height), inside(column, width)
+                canvas.add(cropped(next(tiles), row[0], column[0], place), place, (down, across))
+            last = number + 1 == len(rows)
+            bottom = size[0] if last else touched(inside(rows[number + 1][0], height), full[0], size[0])[0]
+            if bottom > begun:
+                yield canvas.finished(i, bottom, begun)
+                begun = bottom
 
 
 def run_tiled(
-    run: Run,
+    run: Callable[[Tensor, list[Window]], tuple[Tensor, Tensor]],
     lr: Tensor,
     *,
     tiling: Tiling,
     text: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the network over a batch of LR pictures, tile by tile.
+    """Run any network over a batch of LR images (B, 3, h, w) in [0, 1], tile by tile.
 
-    lr (B, 3, h, w) in [0, 1]. run: upscaled tiles (n, 3, H, W) and their windows -> pictures (n, 3, H, W) and masks
-    (n, 1, H, W). text (B, 1, h', w'): a coarse text mask of any size, for seams that go around it.
-    Returns (B, 3, 4h, 4w) and (B, 1, 4h, 4w), float32 on the CPU. progress(done, total) counts tiles.
+    run: enlarged tiles (n, 3, H, W) and their windows -> pictures (n, 3, H, W) and masks (n, 1, H, W). The rest as
+    `blend_tiles` takes it. Returns (B, 3, 4h, 4w) and (B, 1, 4h, 4w), float32 on the CPU.
     """
-    images, _, height, width = lr.shape
-    tile, overlap = tiling.on_lr
-    picture = torch.zeros(images, 3, height * SCALE, width * SCALE)
-    mask = torch.zeros(images, 1, height * SCALE, width * SCALE)
-    plan = list(windows(images, height, width, tile, overlap))
-    weights = [grid_weights(height, width, tiling, None if text is None else text[i, 0]) for i in range(images)]
-    for done in range(0, len(plan), tiling.batch):
-        group = plan[done : done + tiling.batch]
-        cut = [
-            crop_upscaled(lr[i : i + 1], top, left, min(tile, height - top), min(tile, width - left))
-            for i, top, left in group
-        ]
-        colors, masks = run(torch.cat(cut), group)
-        for (i, top, left), color, found in zip(group, colors.float().cpu(), masks.float().cpu(), strict=True):
-            rows, columns = weights[i]
-            weight = rows[top][:, None] * columns[left]
-            y = slice(top * SCALE, top * SCALE + weight.shape[0])
-            x = slice(left * SCALE, left * SCALE + weight.shape[1])
-            picture[i, :, y, x] += color * weight
-            mask[i, :, y, x] += found * weight
+    images, channels, height, width = lr.shape
+    full = (height * SCALE, width * SCALE)
+    out = (torch.zeros(images, *full, channels), torch.zeros(images, *full))
+
+    def run_windows(windows: list[Window]) -> list[Tile]:
+        enlarged = torch.stack([resize_window(lr[window.image], full, *place_of(window)) for window in windows])
+        colors, masks = run(enlarged, windows)
+        return [Tile(*pair) for pair in zip(colors.float().cpu(), masks.float().cpu(), strict=True)]
+
+    shape = (images, height, width)
+    for _ in blend_tiles(run_windows, shape, channels, tiling=tiling, text=text, out=out, progress=progress):
+        pass
+    return out[0].permute(0, 3, 1, 2), out[1][:, None]
+
+
+def place_of(window: Window) -> tuple[Span, Span]:
+    """Rows and columns of a window on the x4 grid."""
+    rows = (window.top * SCALE, (window.top + window.height) * SCALE)
+    return rows, (window.left * SCALE, (window.left + window.width) * SCALE)
+
+
+def cut_window(lr: Tensor, window: Window) -> Tensor:
+    """A window of LR images (B, C, h, w) -> (1, C, height, width); its margin repeats the border."""
+    height, width = lr.shape[-2:]
+    bottom, right = window.top + window.height, window.left + window.width
+    margins = (max(0, -window.left), max(0, right - width), max(0, -window.top), max(0, bottom - height))
+    piece = lr[window.image : window.image + 1, :, max(0, window.top) : bottom, max(0, window.left) : right]
+    return F.pad(piece, margins, mode="replicate")
+
+
+def inside(span: Span, size: int) -> Span:
+    """The part of a tile's LR span that lies in the image, on the x4 grid."""
+    return max(0, span[0]) * SCALE, min(size, span[1]) * SCALE
+
+
+def cropped(tile: Tile, top: int, left: int, place: tuple[Span, Span]) -> Tile:
+    """A tile without the margin that lies outside the image; top, left: its window's, in LR pixels."""
+    (y0, y1), (x0, x1) = place
+    rows = slice(y0 - top * SCALE, y1 - top * SCALE)
+    columns = slice(x0 - left * SCALE, x1 - left * SCALE)
+    return Tile(*(None if part is None else part[:, rows, columns] for part in tile))  # pyright: ignore[reportArgumentType]
+
+
+def run_in_batches(
+    run: Callable[[list[Window]], list[Tile]],
+    plan: list[Window],
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Tile]:
+    """Run the plan so many tiles at once, and give the tiles one by one."""
+    for done in range(0, len(plan), batch):
+        group = plan[done : done + batch]
+        tiles = run(group)
         if progress is not None:
             progress(done + len(group), len(plan))
-    return picture.clamp_(0, 1), mask.clamp_(0, 1)
-
-
-def grid_weights(
-    height: int, width: int, tiling: Tiling, text: Tensor | None = None
-) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Weights of rows and of columns on the x4 grid, by the tile's start on the LR grid. text (h', w') of any size."""
-    tile, overlap = tiling.on_lr
-    found = []
-    for side, across in ((height, 1), (width, 0)):
-        crossed = None
-        if text is not None:
-            line = text.float().square().mean(across)[None, None]  # what is sure counts
-            crossed = F.interpolate(line, size=side * SCALE, mode="linear", align_corners=False)[0, 0]
-        weights = profiles(side * SCALE, tile * SCALE, overlap * SCALE, blend=tiling.blend, text=crossed)
-        found.append(dict(zip(starts(side, tile, overlap), weights, strict=True)))
-    return found[0], found[1]
+        while tiles:
+            yield tiles.pop(0)

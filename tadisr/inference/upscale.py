@@ -1,21 +1,30 @@
-"""From a picture to one four times larger and its text mask: resize, tile, run the network, blend, mend the colours."""
+"""Upscale images and find their text: enlarge, tile, run the network, blend, correct the colours.
+
+The result is added up at the size asked for, in place or in strips from top to bottom: beside input and output only a
+few tiles are held.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checkpoints import adapter
 from ..checkpoints.base_model import load_base
 from ..config import SCALE
 from ..errors import CheckpointError, ConfigError, ImageError
-from ..images import join_alpha, output_size, pad_to_multiple, resize, split_alpha
+from ..images.alpha import Layers, laid_on_ground, split_alpha, split_layers, varies
+from ..images.resample import Span, output_size, pad_to_multiple, resize, resize_window, shrink
 from ..model import TADiSR
 from ..model.certainty import keep_sure_detail
 from ..model.mask_guidance import guided
@@ -23,13 +32,14 @@ from ..model.precision import compute_type
 from ..prompt import read_prompt
 from . import color
 from .preview import Preview
-from .tiling import Tiling, Window, run_tiled
+from .tiling import Strip, Tile, Tiling, Window, blend_tiles, cropped, inside, place_of
 
 log = logging.getLogger(__name__)
 
 COMPACT = Path(__file__).parents[1] / "weights" / "compact.safetensors"
 DEFAULT_TILING = Tiling()
 SMALLEST_TILE = 128  # below this a tile is all border
+STRIP = 256  # rows of a finished result that are given at a time
 
 Progress = Callable[[int, int], None]
 
@@ -90,72 +100,84 @@ def upscale(
     device: torch.device | None = None,
     progress: Progress | None = None,
     preview: Callable[[Tensor], object] | None = None,
+    allocate: Callable[[tuple[int, ...]], Tensor] = torch.zeros,
 ) -> Upscaled:
-    """Upscale a batch of pictures tile by tile.
+    """Upscale a batch of images tile by tile.
 
-    image: (B, C, h, w) in [0, 1], what lies outside is clamped; C is 1 (grey), 2 (grey, alpha), 3 or 4 (RGBA).
-    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. enlarged (B, 3, 4h, 4w): the picture
+    image: (B, C, h, w) in [0, 1], what lies outside is clamped, or levels in uint8 or uint16; C is 1 (grey), 2 (grey,
+    alpha), 3 or 4 (RGBA). RGB of three equal channels stays grey. Colours are grown into transparent parts first; where
+    alpha is not constant it is upscaled as an image of its own, and its text joins the mask.
+    scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. enlarged (B, 3, 4h, 4w): the image
     already brought to that size, fed as it is instead of a bicubic enlargement. guide (B or 1, 1, h', w') in [0, 1]:
     an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
     stays as it was, only enlarged. detail: 0 to 1, how much of what a model with a certainty output is not sure of is
     kept (`keep_sure_detail`); None: the model's default. color_fix: off, adain or wavelet, against the input.
     progress(done, total) counts tiles after every batch of them; raise inside it to cancel. preview: gets a small
-    (1, 3, h", w") of what is done so far, just before each call of progress.
+    (1, 3, h", w") of what is done so far, just before each call of progress. allocate: makes the result's tensors,
+    zeros of a shape.
     Raises ImageError, ConfigError.
     """
-    check(image, scale)
-    if not 0 <= fidelity <= 1:
-        raise ConfigError(f"fidelity is {fidelity}, expected 0 to 1.")
-    if detail is not None and not 0 <= detail <= 1:
-        raise ConfigError(f"detail is {detail}, expected 0 to 1.")
-    device = device or model.device
-    height, width = image.shape[-2:]
-    full = (height * SCALE, width * SCALE)
-    colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
-    if guide is not None:
-        guide = resize(checked_guide(guide, len(image)), full)
-    if enlarged is not None and enlarged.shape != (len(image), 3, *full):
-        raise ImageError(f"The enlarged picture has shape {tuple(enlarged.shape)}, expected {(len(image), 3, *full)}.")
-
-    small = Preview(colors)
-
-    def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
-        if enlarged is not None:
-            tiles = torch.cat([cut(enlarged, window, tiles) for window in windows])
-        guides = None if guide is None else torch.cat([cut(guide, window, tiles) for window in windows])
-        pictures, masks = run_tile(model, tiles, device, guides, detail)
-        if preview is not None:
-            preview([small.lay(*window, picture) for window, picture in zip(windows, pictures, strict=True)][-1])
-        return pictures, masks
-
-    text = None
-    if tiling.text_aware and max(full) > tiling.tile:
-        text = coarse_text(model, colors, tiling, device)
-    picture, mask = run_tiled(run, colors, tiling=tiling, text=text, progress=progress)
-    if color_fix != "off" or fidelity:
-        plain = resize(colors, full)
-        picture = color.match(picture, plain, color_fix) if color_fix != "off" else picture
-        picture = torch.lerp(picture, plain, fidelity * (1 - mask)) if fidelity else picture
-    size = output_size(height, width, scale)
-    if size != full:
-        picture, mask = resize(picture, size), resize(mask, size)
-    return Upscaled(join_alpha(picture, alpha, channels=image.shape[1]), mask)
-
-
-def cut(whole: Tensor, window: Window, tiles: Tensor) -> Tensor:
-    """The window of the tiles' size out of (B, C, 4h, 4w) -> (1, C, H, W)."""
-    i, top, left = window
-    y, x = top * SCALE, left * SCALE
-    return whole[i : i + 1, :, y : y + tiles.shape[2], x : x + tiles.shape[3]]
+    job = Upscaling(
+        model, image, scale, tiling, enlarged, guide, fidelity, detail, color_fix, device, progress, preview
+    )  # fmt: skip
+    pixels = allocate((len(image), *job.size, image.shape[1]))
+    mask = allocate((len(image), *job.size))
+    for strip in job.strips((pixels, mask)):
+        if color_fix == "off":
+            job.finish(strip)
+        elif strip.top + len(strip.mask) == job.size[0]:
+            job.correct(strip.image, pixels[strip.image], mask[strip.image])
+    return Upscaled(pixels.permute(0, 3, 1, 2), mask[:, None])
 
 
 @torch.inference_mode()
-def coarse_text(model: TADiSR, colors: Tensor, tiling: Tiling, device: torch.device) -> Tensor:
-    """The text masks (B, 1, h', w') of pictures (B, 3, h, w) made small enough for one tile: a first look."""
-    factor = min(1.0, tiling.on_lr[0] / max(colors.shape[-2:]))
-    size = output_size(colors.shape[2], colors.shape[3], factor)
-    small = resize(resize(colors, size), (size[0] * SCALE, size[1] * SCALE))
-    return torch.cat([run_tile(model, one, device)[1].cpu() for one in small.split(1)])
+def upscale_strips(
+    model: TADiSR,
+    image: Tensor,
+    *,
+    tiling: Tiling = DEFAULT_TILING,
+    color_fix: str = "off",
+    say: Callable[[str], object] = log.warning,
+    **arguments: Any,
+) -> Iterator[Strip]:
+    """`upscale_in_memory` that gives the result in strips from top to bottom, as they are finished.
+
+    No more than a row of tiles is held; with a colour fix, which needs the whole result first, that lies in a temporary
+    file. Memory that does not suffice is answered by smaller tiles until the first strip is given.
+    """
+    if color_fix != "off":
+        with tempfile.TemporaryDirectory(prefix="tadisr-") as folder:
+            result = upscale_in_memory(
+                model, image, tiling=tiling, color_fix=color_fix, say=say, allocate=mapped_in(folder), **arguments
+            )
+            for i, (pixels, mask) in enumerate(zip(result.image, result.mask[:, 0], strict=True)):
+                for top in range(0, len(mask), STRIP):
+                    yield Strip(i, top, pixels[:, top : top + STRIP].permute(1, 2, 0), mask[top : top + STRIP])
+        return
+    while True:
+        given = False
+        try:
+            job = Upscaling(model, image, tiling=tiling, **arguments)
+            for strip in job.strips():
+                job.finish(strip)
+                given = True
+                yield strip
+            return
+        except torch.cuda.OutOfMemoryError:
+            if given or is_smallest(tiling):
+                raise
+        tiling = make_smaller(tiling, say)
+
+
+def mapped_in(folder: str) -> Callable[[tuple[int, ...]], Tensor]:
+    """`allocate` for `upscale`: zeros in files of a folder, mapped into memory."""
+
+    def allocate(shape: tuple[int, ...]) -> Tensor:
+        handle, path = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        return torch.from_numpy(np.memmap(path, np.float32, "w+", shape=shape))
+
+    return allocate
 
 
 def upscale_in_memory(
@@ -174,15 +196,175 @@ def upscale_in_memory(
         try:
             return upscale(model, image, tiling=tiling, **arguments)
         except torch.cuda.OutOfMemoryError:
-            if tiling.batch == 1 and tiling.tile // 2 < SMALLEST_TILE:
+            if is_smallest(tiling):
                 raise
-        if tiling.batch > 1:
-            tiling = replace(tiling, batch=1)
-        else:
-            tiling = replace(tiling, tile=tiling.tile // 2, overlap=min(tiling.overlap, tiling.tile // 4))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        say(f"Out of memory: going on with tiles of {tiling.tile}, overlap {tiling.overlap}, {tiling.batch} at once.")
+        tiling = make_smaller(tiling, say)
+
+
+def is_smallest(tiling: Tiling) -> bool:
+    return tiling.batch == 1 and tiling.tile // 2 < SMALLEST_TILE
+
+
+def make_smaller(tiling: Tiling, say: Callable[[str], object]) -> Tiling:
+    """The next smaller tiling to try when memory does not suffice; says so."""
+    if tiling.batch > 1:
+        tiling = replace(tiling, batch=1)
+    else:
+        tiling = replace(tiling, tile=tiling.tile // 2, overlap=min(tiling.overlap, tiling.tile // 4))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    say(f"Out of memory: going on with tiles of {tiling.tile}, overlap {tiling.overlap}, {tiling.batch} at once.")
+    return tiling
+
+
+class Upscaling:
+    """One call of `upscale`: its checked arguments, and what is done to each window and strip."""
+
+    def __init__(
+        self,
+        model: TADiSR,
+        image: Tensor,
+        scale: float = SCALE,
+        tiling: Tiling = DEFAULT_TILING,
+        enlarged: Tensor | None = None,
+        guide: Tensor | None = None,
+        fidelity: float = 0.0,
+        detail: float | None = None,
+        color_fix: str = "off",
+        device: torch.device | None = None,
+        progress: Progress | None = None,
+        preview: Callable[[Tensor], object] | None = None,
+    ) -> None:
+        check(image, scale)
+        color.check_mode(color_fix)
+        if not 0 <= fidelity <= 1:
+            raise ConfigError(f"fidelity is {fidelity}, expected 0 to 1.")
+        if detail is not None and not 0 <= detail <= 1:
+            raise ConfigError(f"detail is {detail}, expected 0 to 1.")
+        height, width = image.shape[-2:]
+        self.full = (height * SCALE, width * SCALE)
+        self.size = output_size(height, width, scale)
+        if enlarged is not None and enlarged.shape != (len(image), 3, *self.full):
+            found, expected = tuple(enlarged.shape), (len(image), 3, *self.full)
+            raise ImageError(f"The enlarged picture has shape {found}, expected {expected}.")
+        self.model, self.image, self.tiling = model, image.cpu(), tiling
+        self.enlarged, self.fidelity, self.detail, self.color_fix = enlarged, fidelity, detail, color_fix
+        self.guide = None if guide is None else checked_guide(guide, len(image))
+        self.device = device or model.device
+        self.progress, self.preview = progress, preview
+        self.small = Preview(split_alpha(self.image)[0])
+        self.held: dict[int, Layers] = {}
+
+    def layers(self, index: int) -> Layers:
+        if index not in self.held:
+            self.held[index] = split_layers(self.image[index])
+        return self.held[index]
+
+    def strips(self, out: tuple[Tensor, Tensor] | None = None) -> Iterator[Strip]:
+        """Unfinished strips of every image; `out` as `blend_tiles` takes it."""
+        text = None
+        if self.tiling.text_aware and max(self.full) > self.tiling.tile:
+            text = coarse_text(self.model, split_alpha(self.image)[0], self.tiling, self.device)
+        count, channels, height, width = self.image.shape
+        for strip in blend_tiles(
+            self.run, (count, height, width), channels,
+            tiling=self.tiling, size=self.size, text=text, out=out, progress=self.progress,
+        ):  # fmt: skip
+            yield strip
+            if strip.top + len(strip.mask) == self.size[0]:
+                self.held.pop(strip.image, None)
+
+    def run(self, windows: list[Window]) -> list[Tile]:
+        """Upscale windows: their colours, and their alpha where it varies, `tiling.batch` at once."""
+        images, owners, tiles = [], [], []
+        for number, window in enumerate(windows):
+            layers, place = self.layers(window.image), place_of(window)
+            images.append(self.enlarge(window, layers))
+            owners.append(number)
+            alpha = None if layers.alpha is None else resize_window(layers.alpha, self.full, *place)
+            tiles.append(alpha)
+            if alpha is not None and varies(alpha):
+                images.append(laid_on_ground(alpha, layers.dark).expand(3, -1, -1))
+                owners.append(number)
+        results = self.run_network(images, [windows[number] for number in owners])
+        found = []
+        for window, alpha in zip(windows, tiles, strict=True):
+            layers = self.layers(window.image)
+            colors, mask = next(results)
+            if alpha is not None and varies(alpha):
+                upscaled, text = next(results)
+                alpha = laid_on_ground(upscaled.mean(0, keepdim=True), layers.dark)
+                mask = torch.maximum(mask, text)
+            if len(layers.colors) == 1:
+                colors = colors.mean(0, keepdim=True)
+            found.append(Tile(colors, mask, alpha))
+            self.show(window, found[-1])
+        return found
+
+    def enlarge(self, window: Window, layers: Layers) -> Tensor:
+        """What the network sees of a window, (3, 4 height, 4 width)."""
+        if self.enlarged is not None:
+            return cut(self.enlarged[window.image], *place_of(window))
+        return resize_window(layers.colors, self.full, *place_of(window)).expand(3, -1, -1)
+
+    def run_network(self, images: list[Tensor], windows: list[Window]) -> Iterator[tuple[Tensor, Tensor]]:
+        """(3, H, W) each -> pictures (3, H, W) and masks (1, H, W), float32 on the CPU. Empties `images`."""
+        while images:
+            count = self.tiling.batch
+            batch = torch.stack(images[:count]) if count > 1 else images[0][None].contiguous()
+            guides = None
+            if self.guide is not None:
+                places = [(self.guide[w.image], self.full, *place_of(w)) for w in windows[:count]]
+                guides = torch.stack([resize_window(*place) for place in places])
+            del images[:count], windows[:count]
+            pictures, masks = run_tile(self.model, batch, self.device, guides, self.detail)
+            del batch
+            yield from zip(pictures.cpu(), masks.cpu(), strict=True)
+
+    def show(self, window: Window, tile: Tile) -> None:
+        if self.preview is None:
+            return
+        height, width = self.image.shape[-2:]
+        rows = inside((window.top, window.top + window.height), height)
+        place = rows, inside((window.left, window.left + window.width), width)
+        colors = cropped(tile, window.top, window.left, place).colors.expand(3, -1, -1)
+        self.preview(self.small.lay(window.image, max(0, window.top), max(0, window.left), colors))
+
+    def finish(self, strip: Strip, correction: color.Correction | None = None) -> None:
+        """Apply what is asked for beside the network, in place."""
+        layers = self.layers(strip.image)
+        rows = strip.pixels if layers.alpha is None else strip.pixels[..., :-1]
+        if correction is not None:
+            correction.apply(rows, strip.top, self.size)
+        if self.fidelity:
+            span = (strip.top, strip.top + len(strip.mask))
+            plain = resize_window(layers.colors, self.size, span, (0, self.size[1])).permute(1, 2, 0)
+            rows.lerp_(plain.expand_as(rows), self.fidelity * (1 - strip.mask[..., None]))
+
+    def correct(self, index: int, pixels: Tensor, mask: Tensor) -> None:
+        """Bring the colours of a whole result (H, W, C) to the input's, and finish it."""
+        layers = self.layers(index)
+        colors = pixels if layers.alpha is None else pixels[..., :-1]
+        correction = color.measure_correction(self.color_fix, colors[..., : len(layers.colors)], layers.colors)
+        for top in range(0, len(pixels), STRIP):
+            self.finish(Strip(index, top, pixels[top : top + STRIP], mask[top : top + STRIP]), correction)
+
+
+def cut(whole: Tensor, rows: Span, columns: Span) -> Tensor:
+    """A window of (C, H, W), whose border is repeated beyond it."""
+    height, width = whole.shape[-2:]
+    piece = whole[:, max(0, rows[0]) : rows[1], max(0, columns[0]) : columns[1]]
+    margins = (max(0, -columns[0]), max(0, columns[1] - width), max(0, -rows[0]), max(0, rows[1] - height))
+    return F.pad(piece[None], margins, mode="replicate")[0]
+
+
+@torch.inference_mode()
+def coarse_text(model: TADiSR, colors: Tensor, tiling: Tiling, device: torch.device) -> Tensor:
+    """The text masks (B, 1, h', w') of images (B, 3, h, w) made small enough for one tile: a first look."""
+    factor = min(1.0, tiling.on_lr[0] / max(colors.shape[-2:]))
+    size = output_size(colors.shape[2], colors.shape[3], factor)
+    small = resize(shrink(colors, size), (size[0] * SCALE, size[1] * SCALE))
+    return torch.cat([run_tile(model, one, device)[1].cpu() for one in small.split(1)])
 
 
 def run_tile(
@@ -192,7 +374,7 @@ def run_tile(
     guide: Tensor | None = None,
     detail: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One batch of upscaled tiles (n, 3, H, W) in [0, 1], any size -> pictures and masks of that size in [0, 1]."""
+    """One batch of enlarged tiles (n, 3, H, W) in [0, 1], any size -> pictures and masks of that size in [0, 1]."""
     height, width = tile.shape[-2:]
     multiple = model.config.multiple
     padded = pad_to_multiple(tile, multiple).to(device)
@@ -201,7 +383,7 @@ def run_tile(
     if trunk is not None and output.log_variance is not None:
         kept = trunk.detail if detail is None else detail
         picture = keep_sure_detail(picture, padded, output.log_variance, kept)
-    picture = picture[..., :height, :width].float().clamp(0, 1)
+    picture = picture[..., :height, :width].float().clamp_(0, 1)
     if output.mask_logits is None:
         return picture, torch.zeros_like(picture[:, :1])
     return picture, output.mask_logits[..., :height, :width].float().sigmoid()
@@ -213,7 +395,7 @@ def check(image: Tensor, scale: float) -> None:
         raise ImageError(
             f"A picture of shape {tuple(image.shape)} cannot be upscaled: expected (B, 1 to 4, h, w), not empty."
         )
-    if not torch.isfinite(image).all():
+    if image.dtype.is_floating_point and not all(torch.isfinite(end) for end in torch.aminmax(image)):
         raise ImageError("The picture has NaN or infinite values: the node before this one went wrong.")
     if not 1 <= scale <= SCALE:
         raise ConfigError(f"scale is {scale}, expected 1 to {SCALE}.")

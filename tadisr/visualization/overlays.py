@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import SCALE
 from ..images import from_pil, to_pil
-from ..inference.tiling import Tiling, grid_weights
+from ..inference.tiling import Tiling, cover_side, grid_weights
 from ..ocr import Box
 
 GREEN, RED = (30, 170, 70), (220, 40, 40)
@@ -48,25 +48,27 @@ def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Ten
     text (h', w'): a coarse text mask, as `run_tiled` takes it.
     """
     height, width = image.shape[-2:]
-    rows, columns = grid_weights(height, width, tiling, text)
-    shared = torch.maximum(
-        handover(rows, height)[:, None].expand(height, width), handover(columns, width)[None].expand(height, width)
-    )
+    sides = [cover_side(side, tiling) for side in (height, width)]
+    down, across = map(handover, sides, grid_weights(height, width, tiling, text), (height, width))
+    shared = torch.maximum(down[:, None].expand(height, width), across.expand(height, width))
     red = torch.tensor(RED, dtype=torch.float32)[:, None, None] / 255
     picture = to_pil(torch.lerp(image[0], red.expand_as(image[0]), (0.7 * shared).clamp(0, 1)))
     pen = ImageDraw.Draw(picture)
-    tile, _ = tiling.on_lr
-    for top in rows:
-        for left in columns:
-            pen.rectangle((left, top, min(left + tile, width) - 1, min(top + tile, height) - 1), outline=GREEN)
+    for top, bottom in sides[0]:
+        for left, right in sides[1]:
+            pen.rectangle((max(0, left), max(0, top), min(right, width) - 1, min(bottom, height) - 1), outline=GREEN)
     return from_pil(picture.convert("RGB"))
 
 
-def handover(weights: dict[int, Tensor], size: int) -> Tensor:
-    """How far each LR pixel along a side is from being one tile's alone, (size,) in 0 to 1; a hard line counts as 1."""
+def handover(spans: Sequence[tuple[int, int]], weights: Sequence[Tensor], size: int) -> Tensor:
+    """Measure how far each LR pixel along a side is from being one tile's alone: (size,) in 0 to 1; a hard line is 1.
+
+    spans, weights: of the tiles, as `cover_side` and `grid_weights` give them.
+    """
     shares = torch.zeros(len(weights), size * SCALE)
-    for share, (begin, weight) in zip(shares, weights.items(), strict=True):
-        share[begin * SCALE : begin * SCALE + len(weight)] = weight
+    for share, (begin, _), weight in zip(shares, spans, weights, strict=True):
+        first = max(0, begin) * SCALE
+        share[first : first + len(weight)] = weight
     most, owner = shares.max(0)
     shared = (2 * (1 - most)).clamp(0, 1)
     shared[1:][owner.diff() != 0] = 1

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from tadisr import ImageError
-from tadisr.images import crop_upscaled, output_size, pad_to_multiple, read_image, resize, to_pil, write_png
+from tadisr.images import output_size, pad_to_multiple, read_image, resize, to_pil, write_png
+from tadisr.images.resample import as_float, resize_window, shrink
 
 RAMP = np.tile(np.linspace(0, 255, 20, dtype=np.uint8), (10, 1))
 
@@ -82,13 +83,18 @@ def test_png_round_trip(tmp_path: Path) -> None:
     assert to_pil(torch.full((3, 2, 2), 2.0)).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_a_window_of_the_upscaled_picture_is_made_from_itself_alone() -> None:
+@pytest.mark.parametrize("size", [(120, 164), (75, 100), (30, 41), (11, 41), (1, 1)])
+def test_a_window_of_the_resized_image_is_made_from_itself_alone(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    lr = torch.rand(1, 3, 30, 41)
-    whole = resize(lr, (120, 164))
-    for top, left, height, width in ((0, 0, 30, 41), (0, 0, 5, 5), (12, 20, 9, 21), (25, 36, 5, 5), (3, 0, 1, 1)):
-        expected = whole[..., top * 4 : (top + height) * 4, left * 4 : (left + width) * 4]
-        torch.testing.assert_close(crop_upscaled(lr, top, left, height, width), expected, atol=1e-5, rtol=0)
+    levels = torch.randint(0, 65536, (3, 30, 41)).to(torch.uint16)
+    whole = resize(as_float(levels)[None], size)[0]
+    for rows in ((0, size[0]), (0, 1), (size[0] // 3, size[0] // 3 + 1), (size[0] - 1, size[0])):
+        found = resize_window(levels, size, rows, (size[1] // 4, size[1]))
+        torch.testing.assert_close(found, whole[:, slice(*rows), size[1] // 4 :], atol=1e-5, rtol=0)
+    beyond = resize_window(levels, size, (-2, size[0] + 1), (-3, size[1] + 4))
+    repeated = torch.nn.functional.pad(whole[None], (3, 4, 2, 1), mode="replicate")[0]
+    torch.testing.assert_close(beyond, repeated, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shrink(levels, size), whole, atol=1e-5, rtol=0)
 
 
 def test_padding_and_sizes() -> None:

@@ -19,7 +19,7 @@ from tadisr.checkpoints import adapter
 from tadisr.checkpoints.adapter import file_digest
 from tadisr.errors import CheckpointError, ConfigError, ImageError
 from tadisr.images import to_pil
-from tadisr.inference.tiling import Tiling, Window, run_tiled
+from tadisr.inference.tiling import Tiling, Window, cut_window, run_tiled
 
 from ..data.pairs import Pair, Pixels, list_pictures, read_rgb
 
@@ -144,8 +144,7 @@ class Foreign(Method):
         lr = as_image(pair.lr)
 
         def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
-            height, width = tiles.shape[2] // SCALE, tiles.shape[3] // SCALE
-            cut = [lr[i : i + 1, :, top : top + height, left : left + width] for i, top, left in windows]
+            cut = [cut_window(lr, window) for window in windows]
             return torch.cat([self.network(one.to(self.device)).float() for one in cut]), tiles[:, :1] * 0
 
         picture, _ = run_tiled(run, lr, tiling=self.tiling)

@@ -6,24 +6,36 @@ import pytest
 import torch
 
 from tadisr import ConfigError
-from tadisr.inference.color import adain, match, smooth, wavelet
+from tadisr.images import resize
+from tadisr.inference.color import check_mode, measure_correction, smooth
+
+
+def corrected(mode: str, result: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """A result (3, H, W) with the colours of its LR image (3, h, w)."""
+    rows = result.permute(1, 2, 0).contiguous()
+    measure_correction(mode, rows, lr).apply(rows, 0, (rows.shape[0], rows.shape[1]))
+    return rows.permute(2, 0, 1)
 
 
 def test_adain_takes_mean_and_deviation() -> None:
     torch.manual_seed(0)
-    image, reference = torch.rand(2, 3, 20, 30), torch.rand(2, 3, 20, 30) * 0.3 + 0.2
-    fixed = adain(image, reference)
-    torch.testing.assert_close(fixed.mean((2, 3)), reference.mean((2, 3)))
-    torch.testing.assert_close(fixed.std((2, 3)), reference.std((2, 3)))
+    lr = torch.rand(3, 20, 30) * 0.3 + 0.3
+    plain = resize(lr[None], (80, 120))[0]
+    fixed = corrected("adain", plain * 0.7 + 0.2, lr)
+    torch.testing.assert_close(fixed.mean((1, 2)), plain.mean((1, 2)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(fixed.std((1, 2)), plain.std((1, 2)), atol=1e-4, rtol=0)
 
 
-def test_wavelet_keeps_details_and_takes_the_coarse_scale() -> None:
+@pytest.mark.parametrize("size", [(80, 120), (50, 75), (20, 30)])
+def test_wavelet_keeps_details_and_takes_the_coarse_scale(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    image = torch.rand(1, 3, 64, 96)
-    reference = image + torch.tensor([0.1, -0.05, 0.02])[:, None, None]
-    torch.testing.assert_close(wavelet(image, reference), reference, atol=1e-5, rtol=0)
-    fixed = wavelet(image, torch.zeros_like(image))
-    torch.testing.assert_close(fixed, image - smooth(image))
+    lr = torch.nn.functional.interpolate(torch.rand(1, 3, 3, 4), size=(20, 30), mode="bicubic")[0] * 0.4 + 0.3
+    plain = resize(lr[None], size)[0]
+    detail = torch.rand(3, *size) * 0.1 - 0.05
+    drift = torch.tensor([0.1, -0.05, 0.02])[:, None, None]
+    fixed = corrected("wavelet", plain + detail + drift, lr)
+    apart = fixed - plain - (detail - detail.mean((1, 2), keepdim=True))
+    assert apart.abs().mean() < 0.01 and (fixed - plain).mean((1, 2)).abs().max() < 2e-3
 
 
 def test_smoothing_keeps_constants_at_every_size() -> None:
@@ -31,11 +43,9 @@ def test_smoothing_keeps_constants_at_every_size() -> None:
         torch.testing.assert_close(smooth(torch.full((1, 3, *size), 0.4)), torch.full((1, 3, *size), 0.4))
 
 
-def test_off_and_unknown() -> None:
-    image = torch.rand(1, 3, 4, 4)
-    assert match(image, image * 0, "off") is image
+def test_unknown_and_flat() -> None:
     with pytest.raises(ConfigError, match="off, adain, wavelet"):
-        match(image, image, "lab")
+        check_mode("lab")
     for mode in ("adain", "wavelet"):
-        flat = match(torch.full((1, 3, 4, 4), 0.9), torch.full((1, 3, 4, 4), 0.1), mode)
-        torch.testing.assert_close(flat, torch.full((1, 3, 4, 4), 0.1))
+        flat = corrected(mode, torch.full((3, 4, 4), 0.9), torch.full((3, 1, 1), 0.1))
+        torch.testing.assert_close(flat, torch.full((3, 4, 4), 0.1))

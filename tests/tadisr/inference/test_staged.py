@@ -10,6 +10,9 @@ import tadisr
 from tadisr import ImageError, TADiSR
 from tadisr.inference import staged as stages
 from tadisr.inference.staged import Source
+from tadisr.inference.tiling import Tiling
+
+BARE = Tiling(margin=0)  # stages know no margin: their latents are of the image itself
 
 
 @pytest.fixture(params=["compact", "tiny_kolors"])
@@ -28,9 +31,11 @@ def chain(model: TADiSR, image: Tensor, scale: float = 4.0) -> tadisr.Upscaled:
 )
 def test_the_chain_is_the_upscaler(model: TADiSR, shape: tuple[int, ...], scale: float) -> None:
     image = torch.rand(shape)
-    whole, staged = tadisr.upscale(model, image, scale=scale), chain(model, image, scale)
-    torch.testing.assert_close(staged.image, whole.image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(staged.mask, whole.mask, atol=1e-5, rtol=0)
+    if shape[1] in (2, 4):
+        image[:, -1] = 0.4  # where alpha varies the upscaler runs it too
+    whole, staged = tadisr.upscale(model, image, scale=scale, tiling=BARE), chain(model, image, scale)
+    torch.testing.assert_close(staged.image, whole.image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(staged.mask, whole.mask, atol=1e-4, rtol=0)
 
 
 def test_the_latent_is_what_the_vae_gives(tiny_kolors: TADiSR) -> None:
@@ -61,7 +66,8 @@ def test_a_residual_model_says_what_a_foreign_latent_lacks(compact: TADiSR) -> N
 def test_pictures_are_picked_and_repeated_with_their_latents(model: TADiSR) -> None:
     """Told by what the latents show, after the first stage and after the second."""
     images = torch.rand(3, 4, 8, 8)
-    whole = tadisr.upscale(model, images).image
+    images[:, 3] = 0.4  # where alpha varies the upscaler runs it too
+    whole = tadisr.upscale(model, images, tiling=BARE).image
     samples, source = stages.encode(model, images)
     z, attention = stages.denoise(model, samples[[2, 1]], source)
     torch.testing.assert_close(stages.decode(model, z, attention).image, whole[[2, 1]], atol=1e-5, rtol=0)

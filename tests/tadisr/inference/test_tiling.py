@@ -91,7 +91,7 @@ def test_a_picture_without_text_has_its_seams_in_the_middle() -> None:
 
 def test_progress_counts_tiles_and_cancels() -> None:
     seen: list[tuple[int, int]] = []
-    tiling = Tiling(tile=64, overlap=32, batch=2)
+    tiling = Tiling(tile=64, overlap=32, batch=2, margin=0)
     run_tiled(pointwise, torch.rand(3, 3, 24, 16), tiling=tiling, progress=lambda d, t: seen.append((d, t)))
     assert seen == [(2, 6), (4, 6), (6, 6)]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from field_images import draw_logo, draw_sticker
 from repository import ROOT
 from torch import Tensor
 
 import tadisr
 from tadisr import ConfigError, ImageError, TADiSR, upscale, upscale_in_memory
 from tadisr.images import read_image, resize
+from tadisr.images.tensors import to_tensor
 from tadisr.inference import upscale as pipeline
 from tadisr.inference.tiling import Tiling
 
@@ -64,9 +67,9 @@ def seam(picture: Tensor, columns: list[int]) -> float:
 def test_no_seams(shipped: TADiSR) -> None:
     """Where tiles begin and end the tiled picture has no step that the whole one lacks, in picture and mask."""
     lr = read_image(SAMPLE)[..., 20:120, 10:200]
-    whole = upscale(shipped, lr, tiling=Tiling(tile=2048, overlap=0))
-    tiled = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=128))
-    butted = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=0))
+    whole = upscale(shipped, lr, tiling=Tiling(tile=2048, overlap=0, margin=0))
+    tiled = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=128, margin=0))
+    butted = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=0, margin=0))
     ends = [128, 256, 384, 504, 512, 632]
     for one, other in ((whole.image, tiled.image), (whole.mask, tiled.mask)):
         assert seam(other, ends) <= seam(one, ends) * 1.02
@@ -78,18 +81,76 @@ def test_no_seams(shipped: TADiSR) -> None:
         return float(along[borders].mean() / along.mean())
 
     assert added(tiled) < 2 < 5 < added(butted)  # the measure sees real seams
-    larger = upscale(shipped, lr, tiling=Tiling(tile=512, overlap=256))
+    larger = upscale(shipped, lr, tiling=Tiling(tile=512, overlap=256, margin=0))
     assert steps(larger.image - whole.image)[torch.tensor([248, 512]) - 1].max() < 0.5 / 255
 
 
-def test_alpha_is_carried_beside_the_colours(compact: TADiSR) -> None:
+def test_constant_alpha_is_carried_beside_the_colours(compact: TADiSR) -> None:
     torch.manual_seed(0)
-    rgb, alpha = torch.rand(2, 3, 9, 14), torch.rand(2, 1, 9, 14)
+    rgb, alpha = torch.rand(2, 3, 9, 14), torch.full((2, 1, 9, 14), 0.7)
     result = upscale(compact, torch.cat([rgb, alpha], 1))
     assert torch.equal(result.image[:, :3], upscale(compact, rgb).image)
-    torch.testing.assert_close(result.image[:, 3:], resize(alpha, (36, 56)))
-    assert upscale(compact, alpha).image.shape == (2, 1, 36, 56)
+    torch.testing.assert_close(result.image[:, 3:], torch.full((2, 1, 36, 56), 0.7))
+
+
+def test_varying_alpha_is_upscaled_as_an_image_of_its_own(compact: TADiSR) -> None:
+    """Light colours: as light on dark; dark ones: as dark on light; its text joins the mask."""
+    torch.manual_seed(0)
+    alpha = torch.rand(2, 1, 9, 14)
+    for ink in (0.0, 1.0):
+        result = upscale(compact, torch.cat([torch.full((2, 3, 9, 14), ink), alpha], 1))
+        picture = upscale(compact, alpha if ink else 1 - alpha)
+        torch.testing.assert_close(result.image[:, 3:], picture.image if ink else 1 - picture.image, atol=1e-4, rtol=0)
+        assert (result.mask >= picture.mask - 1e-4).all()
     assert upscale(compact, torch.cat([alpha, alpha], 1)).image.shape == (2, 2, 36, 56)
+
+
+def test_grey_stays_grey_to_the_last_bit(compact: TADiSR) -> None:
+    gray = torch.rand(2, 1, 20, 70)
+    gray[1] = gray[1].round()
+    result = upscale(
+        compact, gray.repeat(1, 3, 1, 1), tiling=Tiling(tile=128, overlap=32), scale=3, color_fix="wavelet"
+    )
+    assert torch.equal(result.image[:, 0], result.image[:, 1]) and torch.equal(result.image[:, 0], result.image[:, 2])
+    one = upscale(compact, gray, tiling=Tiling(tile=128, overlap=32), scale=3, color_fix="wavelet")
+    assert torch.equal(one.image[:, 0], result.image[:, 0])
+
+
+@pytest.mark.parametrize("color_fix", ["off", "adain", "wavelet"])
+def test_levels_and_strips_give_the_same(compact: TADiSR, color_fix: str) -> None:
+    """What the command does: 8-bit levels in, strips out, from top to bottom."""
+    levels = torch.randint(0, 256, (1, 4, 60, 40), dtype=torch.uint8)
+    options = {"scale": 2.5, "tiling": Tiling(tile=128, overlap=32), "fidelity": 0.3, "color_fix": color_fix}
+    whole = upscale(compact, levels / 255, **options)
+    strips = list(pipeline.upscale_strips(compact, levels, **options))
+    assert len(strips) > 1 or color_fix != "off"
+    assert [strip.top for strip in strips] == [sum(len(s.mask) for s in strips[:i]) for i in range(len(strips))]
+    torch.testing.assert_close(torch.cat([strip.pixels for strip in strips]).permute(2, 0, 1)[None], whole.image)
+    torch.testing.assert_close(torch.cat([strip.mask for strip in strips])[None, None], whole.mask)
+
+
+def test_borders_are_as_good_as_the_inside(shipped: TADiSR) -> None:
+    white = upscale(shipped, torch.ones(1, 3, 64, 64)).image
+    bare = upscale(shipped, torch.ones(1, 3, 64, 64), tiling=Tiling(margin=0)).image
+    assert white.min() >= 254 / 255 and bare.min() < white.min()
+
+
+def test_no_halo_around_what_is_transparent(shipped: TADiSR) -> None:
+    """A disc of one colour over transparent black: that colour wherever it is seen."""
+    sticker = to_tensor(np.asarray(draw_sticker()).copy())
+    image = (upscale(shipped, sticker).image * 255).round()
+    seen = image[0, :3, image[0, 3] > 0]
+    assert (seen - torch.tensor([250.0, 220, 60])[:, None]).abs().max() <= 3
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_text_that_is_only_in_the_alpha_channel(shipped: TADiSR, ink: int) -> None:
+    """Its mask and edges are those of the same text laid on a ground."""
+    logo, flat = (to_tensor(np.asarray(image).copy()) for image in draw_logo(ink))
+    result, twin = upscale(shipped, logo), upscale(shipped, flat)
+    assert (result.mask - twin.mask).abs().mean() < 0.01 and twin.mask.max() > 0.5
+    laid = ink / 255 * result.image[:, 3:] + (1 - ink / 255) * (1 - result.image[:, 3:])
+    assert (laid - twin.image).abs().max() < 2 / 255
 
 
 @pytest.mark.parametrize(("scale", "size"), [(4, (40, 52)), (3, (30, 39)), (2.5, (25, 32)), (1, (10, 13))])
@@ -201,13 +262,13 @@ def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
     """The coarse pass sees the whole picture in one tile; its mask decides where the tiles are joined."""
     lr = torch.rand(2, 3, 100, 60)
     seen: list[Tensor] = []
-    real = pipeline.run_tiled
+    real = pipeline.blend_tiles
 
-    def watched(run, lr, *, tiling, text, progress):
+    def watched(*arguments, text, **options):
         seen.append(text)
-        return real(run, lr, tiling=tiling, text=text, progress=progress)
+        return real(*arguments, text=text, **options)
 
-    monkeypatch.setattr(pipeline, "run_tiled", watched)
+    monkeypatch.setattr(pipeline, "blend_tiles", watched)
     upscale(compact, lr, tiling=Tiling(tile=128, overlap=64, text_aware=True))
     upscale(compact, lr, tiling=Tiling(tile=512, overlap=64, text_aware=True))
     upscale(compact, lr, tiling=Tiling(tile=128, overlap=64))
@@ -218,10 +279,10 @@ def test_a_preview_of_what_is_done(compact: TADiSR) -> None:
     """One for every batch of tiles: the finished part is the result's, the rest still the input's."""
     lr = torch.rand(2, 3, 40, 150)
     shown: list[Tensor] = []
-    result = upscale(compact, lr, tiling=Tiling(tile=128, overlap=0), preview=shown.append)
+    result = upscale(compact, lr, tiling=Tiling(tile=128, overlap=0, margin=0), preview=shown.append)
     assert len(shown) == 20 and {tuple(picture.shape) for picture in shown} == {(1, 3, 137, 512)}
     plain, done, last = (resize(picture, (137, 512)) for picture in (lr[:1], result.image[:1], result.image[1:]))
     apart = 0.7 * (plain - done).abs().mean()
     assert (shown[0] - done)[..., :100, :100].abs().mean() < apart
-    assert torch.equal(shown[0][..., 120:], plain[..., 120:])
+    torch.testing.assert_close(shown[0][..., 120:], plain[..., 120:], atol=1e-5, rtol=0)
     assert (shown[9] - done).abs().mean() < apart and (shown[19] - last).abs().mean() < apart

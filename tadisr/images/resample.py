@@ -1,0 +1,106 @@
+"""Resize images (B, C, H, W) in [0, 1], whole or any window of the result on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BICUBIC = -0.5  # the cubic's parameter, as PyTorch and Pillow have it with antialiasing
+REACH = 2  # pixels of the coarser grid on either side that the cubic takes in
+ROWS = 64  # of a result that `shrink` makes at a time
+
+Span = tuple[int, int]  # begin, end
+
+
+def as_float(image: Tensor) -> Tensor:
+    """uint8 and uint16 levels as float32 in [0, 1]; float values clamped to it, which leaves the input as it is."""
+    if image.dtype.is_floating_point:
+        return image.float().clamp(0, 1)
+    return image.to(torch.float32) / (255 if image.dtype == torch.uint8 else 65535)
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic with antialiasing to (H, W), clamped to [0, 1]."""
+    return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Size of the result at a magnification, never empty."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the right and bottom edges until both sides are multiples. (B, C, H, W) -> (B, C, H', W')."""
+    height, width = image.shape[-2:]
+    margins = (0, -width % multiple, 0, -height % multiple)
+    return F.pad(image, margins, mode="replicate") if any(margins) else image  # F.pad copies even so
+
+
+def source_span(size: int, target: int, outputs: Span) -> Span:
+    """Which pixels of a side of `size` the pixels `outputs` of `target` are made from by `resize`."""
+    scale = size / target
+    reach = REACH * max(scale, 1)
+    return (
+        max(0, int((outputs[0] + 0.5) * scale - reach) - 1),
+        min(size, int((outputs[1] - 0.5) * scale + reach) + 2),
+    )
+
+
+def resize_matrix(size: int, target: int, outputs: Span, inputs: Span) -> Tensor:
+    """Weights of `resize` along a side of `size` to `target`: (outputs, inputs), of those spans of either side."""
+    scale = size / target
+    wide = max(scale, 1)
+    centers = (torch.arange(*outputs, dtype=torch.float64) + 0.5) * scale
+    first = (centers - REACH * wide + 0.5).long().clamp(min=0)
+    last = (centers + REACH * wide + 0.5).long().clamp(max=size)
+    pixels = torch.arange(*inputs)
+    weights = cubic((pixels + 0.5 - centers[:, None]) / wide)
+    weights[(pixels < first[:, None]) | (pixels >= last[:, None])] = 0
+    span = source_span(size, target, outputs)
+    every = torch.arange(*span)  # sums over all that a pixel is made from, inside the span asked for or not
+    total = cubic((every + 0.5 - centers[:, None]) / wide)
+    total[(every < first[:, None]) | (every >= last[:, None])] = 0
+    return (weights / total.sum(1, keepdim=True)).float()
+
+
+def cubic(x: Tensor) -> Tensor:
+    """Keys' cubic convolution kernel, zero from 2 on."""
+    x = x.abs()
+    near = ((BICUBIC + 2) * x - (BICUBIC + 3)) * x * x + 1
+    far = BICUBIC * (((x - 5) * x + 8) * x - 4)
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+
+
+def resize_window(image: Tensor, size: tuple[int, int], rows: Span, columns: Span) -> Tensor:
+    """The window of `resize(image, size)` over those rows and columns, made from what it needs of the image alone.
+
+    image (..., h, w), float or uint8 or uint16. A window may reach beyond the result's borders, which are then repeated.
+    Returns (..., rows, columns) float32 in [0, 1].
+    """
+    return interpolate_window(image, size, rows, columns, as_float).clamp_(0, 1)
+
+
+def interpolate_window(
+    values: Tensor,
+    size: tuple[int, int],
+    rows: Span,
+    columns: Span,
+    convert: Callable[[Tensor], Tensor] = Tensor.float,
+) -> Tensor:
+    """`resize_window` of values of any range; `convert` makes floats of what is read of them."""
+    inside = [(min(max(a, 0), n - 1), max(min(b, n), 1)) for (a, b), n in zip((rows, columns), size, strict=True)]
+    sides = list(zip(values.shape[-2:], size, inside, strict=True))
+    spans = [source_span(*side) for side in sides]
+    down, across = (resize_matrix(*side, span) for side, span in zip(sides, spans, strict=True))
+    window = down @ convert(values[..., slice(*spans[0]), slice(*spans[1])]) @ across.T
+    margins = [n for (a, b), (c, d) in zip((columns, rows), reversed(inside), strict=True) for n in (c - a, b - d)]
+    return F.pad(window[None], margins, mode="replicate")[0] if any(margins) else window
+
+
+def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize` of (..., h, w), float or levels, a few rows at a time: no whole float copy is made."""
+    spans = [(top, min(top + ROWS, size[0])) for top in range(0, size[0], ROWS)]
+    return torch.cat([resize_window(image, size, span, (0, size[1])) for span in spans], -2)
