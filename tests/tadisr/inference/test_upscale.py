@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,10 +199,10 @@ def test_out_of_memory_is_answered_by_smaller_tiles(compact: TADiSR, monkeypatch
     """First one tile at a time, then half the tile, then half again; said each time; the result is a whole one."""
     run_tile = pipeline.run_tile
 
-    def scarce(model: TADiSR, tile: Tensor, device: torch.device, guide: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def scarce(model: TADiSR, tile: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
         if tile[:, 0].numel() > 200 * 200:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return run_tile(model, tile, device, guide)
+        return run_tile(model, tile, *arguments)
 
     monkeypatch.setattr(pipeline, "run_tile", scarce)
     said: list[str] = []
