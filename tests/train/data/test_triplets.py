@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fonts import FONTS
-from pair_folders import pairs
-from PIL import Image
+from pair_folders import pairs, write_sets
 
 from tadisr import ConfigError
 from train import config as settings
@@ -209,26 +208,6 @@ def test_a_source_of_weight_zero_is_not_opened(tmp_path: Path) -> None:
         training_samples(data(kind="mixture", sources=sources), seed=0)
 
 
-def write_sets(folder: Path) -> tuple[Path, Path]:
-    """FTSR of ten 1024 x 1024 pairs and Real-CE of ten 1016 x 756 pairs, as `build` and `realce` write them; their folders."""
-    rng = np.random.default_rng(0)
-    layouts = {
-        ("gt", "lr", "mask"): (1024, 1024),
-        ("52mm_aligned_1024", "13mm_aligned_1024", "mask-52mm-bts-1024-v2"): (756, 1016),
-    }
-    for names, size in layouts.items():
-        for name in names:
-            (folder / names[0] / name).mkdir(parents=True)
-            shape = (256, 256) if name == "lr" else size
-            for i in range(10):
-                noise = rng.integers(0, 255, (*shape, 1 if "mask" in name else 3), np.uint8)
-                Image.fromarray(noise.squeeze()).save(folder / names[0] / name / f"{i}.png", compress_level=1)
-    ftsr, real = folder / "gt", folder / "52mm_aligned_1024"
-    (real / "aligned_list_train.txt").write_text("".join(f"{i}\n" for i in range(8)))
-    (real / "aligned_list_eval.txt").write_text("8\n9\n")
-    return ftsr, real
-
-
 @pytest.mark.parametrize("name", ["kolors-ftsr", "kolors-realce", "ablation-full"])
 def test_shipped_configs_take_real_ce_at_their_crop(name: str, tmp_path: Path) -> None:
     """FTSR of 1024 x 1024 and Real-CE pairs of 1016 x 756 at the crop of 768."""
@@ -241,7 +220,7 @@ def test_shipped_configs_take_real_ce_at_their_crop(name: str, tmp_path: Path) -
     held_out, count = held_out_samples(config.data, seed=0, names=config.validate.sources)
     assert held_out.names == (("ftsr",) if name == "ablation-full" else ("ftsr", "realce"))
     assert count == len(held_out.names)  # a tenth of ten
-    for sample in [*map(stream.sample, range(4)), *map(held_out.sample, range(count))]:
+    for sample in [*map(stream.sample, range(4)), *map(held_out.sample, range(len(held_out.names)))]:
         shapes = {key: tuple(tensor.shape) for key, tensor in sample.items()}
         assert shapes == {"upscaled": (3, 768, 768), "hr": (3, 768, 768), "mask": (1, 768, 768)}
 

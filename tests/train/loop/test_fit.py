@@ -419,7 +419,7 @@ def test_shipped_configs_run_at_their_crop(name: str, tmp_path: Path) -> None:
 
     Only what a CPU cannot do is replaced: the compact network for Kolors, no LPIPS backbone, fp32.
     """
-    from test_triplets import write_sets
+    from pair_folders import write_sets
 
     ftsr, real = write_sets(tmp_path / "sets")
     kept = settings.read(CONFIGS / f"{name}.yaml")
