@@ -6,13 +6,10 @@ Every choice on which the paper is silent is a field here, so the other reading 
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from torch import Tensor
 
 from .errors import ConfigError
 
@@ -21,7 +18,7 @@ SCALE = 4  # the network's own magnification: LR is resized x4 before it is enco
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The base's noise schedule and the one timestep that is used (Sec. 4.1: t = 200)."""
+    """The base's noise schedule and the one timestep that is used (Sec. 4.1: t = 200). `model/schedule.py` computes with it."""
 
     prediction: Literal["noise", "flow"] = "noise"  # what the base was trained to say: Eq. 1's n, or a flow's velocity
     timestep: int = 200
@@ -30,33 +27,6 @@ class ScheduleConfig:
     beta_end: float = 0.014
     alpha_bar: float | None = None  # given: used as it is (the authors' release borrows sd-turbo's)
     shift: float = 1.0  # of a flow's sigmas, before the timestep nearest to `timestep` is chosen among them
-
-    @property
-    def time(self) -> float:
-        """What the denoiser is told: the timestep itself, or for a flow the nearest that its schedule has."""
-        return self.timestep if self.prediction == "noise" else self.sigma() * self.train_steps
-
-    def step(self, latent: Tensor, said: Tensor) -> Tensor:
-        """z_L, what the denoiser said of it -> z_H: Eq. 1, or for a flow its straight path, z_L - sigma v."""
-        if self.prediction == "flow":
-            return latent - self.sigma() * said
-        alpha, beta = self.alpha_beta()
-        return (latent - beta * said) / alpha
-
-    def sigma(self) -> float:
-        """The share of noise at the timestep of a flow's schedule that is nearest to `timestep`."""
-        fractions = (i / self.train_steps for i in range(1, self.train_steps + 1))
-        sigmas = [self.shift * x / (1 + (self.shift - 1) * x) for x in fractions]
-        return min(sigmas, key=lambda sigma: abs(sigma * self.train_steps - self.timestep))
-
-    def alpha_beta(self) -> tuple[float, float]:
-        """alpha_t and beta_t of Eq. 1: sqrt(abar_t) and sqrt(1 - abar_t) of the scaled-linear schedule."""
-        if self.alpha_bar is not None:
-            return math.sqrt(self.alpha_bar), math.sqrt(1 - self.alpha_bar)
-        lo, hi = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
-        step = (hi - lo) / (self.train_steps - 1)
-        alpha_bar = math.prod(1 - (lo + step * i) ** 2 for i in range(self.timestep + 1))
-        return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from tadisr.checkpoints import adapter
 from tadisr.config import ModelConfig
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model.joint_decoder import Branch
+from tadisr.model.schedule import denoiser_time
 from tadisr.model.trunk import Block
 
 from .config import merge, parse_override
@@ -104,7 +105,7 @@ def twins(name: str, small: int, large: int, split: tuple[int, int] | None = Non
 def hold_time(source: TADiSR, tensors: dict[str, Tensor]) -> None:
     """The one timestep's embedding as a bias: twice as many sines are at other frequencies, no twins of the old ones."""
     unet: Any = source.denoiser
-    time = unet.time_proj(torch.tensor([float(source.config.schedule.time)]))
+    time = unet.time_proj(torch.tensor([float(denoiser_time(source.config.schedule))]))
     tensors[f"{TIME}.weight"].zero_()
     tensors[f"{TIME}.bias"] = source.get_submodule(TIME)(time)[0].detach().repeat_interleave(2)
 

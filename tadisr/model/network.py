@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..errors import ImageError
 from ..prompt import Prompt
-from .denoiser import build_denoiser, denoise
+from .denoiser import build_denoiser
 from .joint_decoder import JointParts
 from .precision import follow
+from .schedule import denoise_latent, denoiser_time
 from .text_attention import Recorder, TextProjection
 from .vae import decode, drop_last_level, encode
 
@@ -106,11 +107,18 @@ class TADiSR(nn.Module):
         return run(torch.float32 if self.overflowed else self.dtype)
 
     def denoise(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """z_L -> z_H of the same shape (Eq. 1), and the layers' responses to the word (Eq. 3)."""
-        factor = self.config.latent_factor
-        size = (latent.shape[2] * factor, latent.shape[3] * factor)
+        """Denoise in one step: z_L (B, c, h, w) -> z_H of the same shape (Eq. 1), and the layers' responses (Eq. 3).
+
+        Each response is (B, heads, h', w'), one for every chosen cross-attention layer.
+        """
+        factor, schedule = self.config.latent_factor, self.config.schedule
+        height, width = latent.shape[-2:]
         latent = latent.to(self.dtype)
-        return denoise(self.denoiser, self.recorder, latent, self.prompt, self.config.schedule, size)
+        conditions = self.prompt.conditions(len(latent), (height * factor, width * factor), latent)
+        positions = self.prompt.word_positions(self.config.text_attention.position)
+        with self.recorder.listen(positions, (height, width)) as responses:
+            prediction = self.denoiser(latent, denoiser_time(schedule), **conditions, return_dict=False)[0]
+        return denoise_latent(schedule, latent, prediction), responses
 
     def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
         """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders, and where they do not start from it."""

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import ConfigError
 from ..model import TADiSR
+from ..model.schedule import denoiser_time
 
 Stage = Callable[[], object]
 
@@ -32,7 +33,7 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
     latent, skips = model.encode(image)
     z, responses = model.denoise(latent)
     a_tex = model.project(z, responses)
-    conditions, timestep = model.prompt.conditions(batch, (size, size)), model.config.schedule.time
+    conditions, timestep = model.prompt.conditions(batch, (size, size)), denoiser_time(model.config.schedule)
     stages: dict[str, Stage] = {
         "encode": lambda: model.encode(image),
         "denoise": lambda: model.denoise(latent),

@@ -15,6 +15,7 @@ from tadisr.checkpoints.base_model import load_base
 from tadisr.config import ModelConfig, ScheduleConfig, TextAttentionConfig
 from tadisr.model.lora import add_lora
 from tadisr.model.precision import FP8
+from tadisr.model.schedule import denoise_latent, denoiser_time, nearest_sigma
 from tadisr.model.text_attention import text_layers
 from tadisr.profiling.memory import plan
 
@@ -43,10 +44,10 @@ def test_the_flow_steps_from_the_timestep_nearest_to_200(shift: float) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     nearest = (scheduler.timesteps - 200).abs().argmin()
     schedule = ScheduleConfig(prediction="flow", train_steps=1000, shift=shift)
-    assert schedule.time == pytest.approx(scheduler.timesteps[nearest].item())
-    assert schedule.sigma() == pytest.approx(scheduler.sigmas[nearest].item())
+    assert denoiser_time(schedule) == pytest.approx(scheduler.timesteps[nearest].item())
+    assert nearest_sigma(schedule) == pytest.approx(scheduler.sigmas[nearest].item())
     z, velocity = torch.randn(2, 3), torch.randn(2, 3)
-    torch.testing.assert_close(schedule.step(z, velocity), z - scheduler.sigmas[nearest] * velocity)
+    torch.testing.assert_close(denoise_latent(schedule, z, velocity), z - scheduler.sigmas[nearest] * velocity)
 
 
 def test_denoise_is_the_plain_transformers_step(model: TADiSR) -> None:
