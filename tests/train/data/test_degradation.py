@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,3 +278,25 @@ def test_the_stream_that_trained_models_saw_is_still_the_same() -> None:
     hr = np.stack([0.5 + 0.5 * np.sin(x / 3 + y / 7), x / 127, y / 95], 2).astype(np.float32)
     for name, expected in {"ftsr": (0.6882, 0.3712, 0.4713), "real-esrgan": (0.6873, 0.3899, 0.5083)}.items():
         assert degrade(hr, name, np.random.default_rng(7))[10, 10] == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("tools", ["opencv", "torch"])
+def test_a_folder_becomes_pairs(tools: str, tmp_path: Path) -> None:
+    """Each image twice, cut to multiples of 4, another draw each time, the same again by the same seed."""
+    from train.data.degradation.__main__ import main
+    from train.data.pairs import open_pairs
+
+    (tmp_path / "in").mkdir()
+    Image.fromarray((photograph(66) * 255).astype(np.uint8)).save(tmp_path / "in" / "a.png")
+    options = ["--preset", "ftsr-authors", "--draws", "2", "--tools", tools]
+    for out in ("one", "two"):
+        assert main([str(tmp_path / "in"), str(tmp_path / out), *options]) == 0
+    one, two = (open_pairs(tmp_path / out) for out in ("one", "two"))
+    assert (
+        [pair.key for pair in one] == ["a-0", "a-1"]
+        and one[0].hr.shape == (64, 64, 3)
+        and one[0].lr.shape == (16, 16, 3)
+    )
+    assert (one[0].lr == two[0].lr).all() and (one[0].lr != one[1].lr).any()
+    with pytest.raises(SystemExit, match="holds no images"):
+        main([str(tmp_path / "one" / "none"), str(tmp_path / "three")])

@@ -103,6 +103,7 @@ def test_shards_are_what_webdataset_reads(made: Path) -> None:
 
 def test_the_card_and_the_report(made: Path) -> None:
     card = (made / "README.md").read_text()
+    assert "degradation `ftsr-authors`: the order and ranges of the authors' synthesis code" in card
     assert "6 triplets" in card and "| rendered | rendered |" in card and "test samples have a background" in card
     assert settings.from_dict({"out": "x", **_yaml(made / "config.yaml")}).samples == SAMPLES
     page = (made / "report.html").read_text()
