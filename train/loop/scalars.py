@@ -20,13 +20,19 @@ class Journal:
         self.board = SummaryWriter(str(folder), purge_step=step)
 
     def write(self, table: str, step: int, values: dict[str, float], *, prefix: str = "") -> None:
-        path = self.folder / table
-        new = not path.exists()
+        """Append a row under its columns' names. A column that the table lacks is added, empty in the rows before."""
+        path, row = self.folder / table, {"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}}
+        columns = read_columns(path)
+        added = [name for name in row if name not in columns]
+        if added:
+            columns += added
+            rows = read_rows(path)
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(rows)
         with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", *values])
-            writer.writerow([step, *(f"{value:.6g}" for value in values.values())])
+            csv.DictWriter(file, columns, restval="").writerow(row)
         for name, value in values.items():
             self.board.add_scalar(f"{prefix}{name}", value, step)
 
@@ -43,3 +49,19 @@ def truncate(path: Path, step: int) -> None:
         path.write_text("".join(f"{row}\n" for row in kept))
         if not kept:
             path.unlink()
+
+
+def read_columns(path: Path) -> list[str]:
+    """Read the names in a table's first line; none where there is no table."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a table's rows by column; none where there is no table."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -132,7 +132,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
 
     def rows(folder: Path, table: str) -> list[list[str]]:
         lines = [line.split(",") for line in (folder / table).read_text().splitlines()]
-        return [line[:-1] for line in lines] if table == "log.csv" else lines  # but for the share of time spent waiting
+        return [line[:-2] for line in lines] if table == "log.csv" else lines  # but for waiting and speed
 
     assert [row[0] for row in rows(parts, "log.csv")] == ["step", "1", "2", "3", "4", "5", "6"]
     for table in ("log.csv", "validation.csv"):
