@@ -157,6 +157,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
     bar = tqdm(total=config.steps, initial=step, disable=not accelerator.is_main_process, mininterval=5)
     waited, begun = 0.0, time.perf_counter()
     values: dict[str, float] = {}
+    norm: Any = None  # of the last step's gradient, before it is cut
 
     while step < config.steps:
         rate = learning_rate(config, step)
@@ -188,7 +189,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
                     raise TADiSRError(stopped(config, problem, step, values, accelerator.num_processes))
                 accelerator.backward(terms["total"])
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trained, config.clip)
+                    norm = accelerator.clip_grad_norm_(trained, config.clip)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         values = {name: fmean(one[name] for one in passes) for name in values}
@@ -199,9 +200,8 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
         if journal and step % config.log_every == 0:
             now = time.perf_counter()
             speed = config.log_every / (now - begun)
-            journal.write(
-                "log.csv", step, {**values, "lr": rate, "waiting": waited / (now - begun), "steps_per_second": speed}
-            )
+            extra = {"lr": rate, "gradient": float(norm or 0.0), "waiting": waited / (now - begun)}
+            journal.write("log.csv", step, {**values, **extra, "steps_per_second": speed})
             waited, begun = 0.0, now
             bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
 
