@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from ..config import ModelConfig
@@ -19,6 +18,7 @@ from ..errors import CheckpointError
 from ..model import TADiSR, precision
 from ..model.denoiser import build_denoiser
 from ..model.precision import FP8
+from ..model.vae import build_vae
 from . import key_mapping
 from .adapter import Fingerprint
 from .detect import matched
@@ -84,7 +84,7 @@ def build_part(config: ModelConfig, part: str) -> nn.Module:
     """A part of the base, its tensors without memory."""
     with torch.device("meta"):
         if part == "vae":
-            return AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportReturnType]
+            return build_vae(config)
         return build_denoiser(config)
 
 

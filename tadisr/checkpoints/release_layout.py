@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from ..config import LoRAConfig, ModelConfig
@@ -19,6 +18,7 @@ from ..model.denoiser import build_denoiser
 from ..model.joint_decoder import JointParts
 from ..model.lora import targeted
 from ..model.release_blocks import BLOCKS
+from ..model.vae import build_vae
 
 Shape = tuple[int, ...]
 SIDES = ("l", "r")  # of the picture's stream and of the text's
@@ -56,7 +56,7 @@ def vae_table(config: ModelConfig) -> Table:
     """`state_dict_vae`: LoRA on either half of the VAE and on the skip convolutions, and these themselves."""
     lora, table = cast(LoRAConfig, config.lora), Table()
     with torch.device("meta"):
-        module = cast(nn.Module, AutoencoderKL.from_config(config.vae))
+        module = cast(nn.Module, build_vae(config))
     for name in targeted(module, "", lora.vae_targets):
         weight = tuple(module.get_parameter(f"{name}.weight").shape)
         for half, shape in lora_shapes(weight, lora.vae_rank):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig
 from ..errors import ConfigError
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
+    from diffusers.models.modeling_utils import ModelMixin
 
 
 def build_denoiser(config: ModelConfig) -> ModelMixin:
@@ -17,6 +17,8 @@ def build_denoiser(config: ModelConfig) -> ModelMixin:
     Raises ConfigError where the installed diffusers has no CogView4.
     """
     if config.unet:
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
         return _from_config(UNet2DConditionModel, config.unet)
     try:
         from .cogview4_transformer import Transformer

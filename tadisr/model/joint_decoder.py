@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UpDecoderBlock2D
 from torch import Tensor, nn
 
 from ..config import DecoderConfig
@@ -12,8 +12,13 @@ from ..errors import ConfigError
 from .release_blocks import BLOCKS
 from .trunk import Trunk
 
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
+    from diffusers.models.resnet import ResnetBlock2D
+
 
 def res_block(channels: int, groups: int) -> ResnetBlock2D:
+    from diffusers.models.resnet import ResnetBlock2D
+
     return ResnetBlock2D(in_channels=channels, out_channels=channels, temb_channels=None, groups=groups, eps=1e-6)  # pyright: ignore[reportArgumentType]
 
 
@@ -64,6 +69,8 @@ class TextDecoder(nn.Module):
     """D^s of Eq. 5: symmetric to the VAE's decoder, from a_tex to the logits of the text mask."""
 
     def __init__(self, config: DecoderConfig, *, patch: int) -> None:
+        from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, UpDecoderBlock2D
+
         super().__init__()
         widths, groups = config.text_channels, config.norm_groups
         self.mid_block = None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from ..config import ModelConfig
@@ -21,7 +19,11 @@ from .joint_decoder import JointParts
 from .precision import follow
 from .schedule import denoise_latent, denoiser_time
 from .text_attention import Recorder, TextProjection
-from .vae import decode, drop_last_level, encode
+from .vae import build_vae, decode, drop_last_level, encode
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.modeling_utils import ModelMixin
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,7 +60,7 @@ class TADiSR(nn.Module):
         self.overflowed = False  # fp16 did not suffice for the VAE: it and the decoders run in fp32
         self.placed: torch.device | None = None  # where it runs, when a host that moves layers one by one says so
         self.base_digest: dict[str, str | None] = {}  # of each part of a frozen base, set by whoever loads one
-        self.vae: AutoencoderKL = parts.get("vae") or AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportAttributeAccessIssue]
+        self.vae: AutoencoderKL = parts.get("vae") or build_vae(config)  # pyright: ignore[reportAttributeAccessIssue]
         self.add_module(config.denoiser, parts.get(config.denoiser) or build_denoiser(config))
         self.prompt = Prompt(config.prompt)
         self.recorder = Recorder(self.denoiser, config.text_attention)

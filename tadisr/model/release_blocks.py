@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 GROUPS = 32
@@ -91,6 +90,8 @@ class CogView4Block(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        from diffusers.models.resnet import ResnetBlock2D
+
         self.block = ResnetBlock2D(
             in_channels=channels, out_channels=channels, temb_channels=None, groups=GROUPS, eps=1e-6  # pyright: ignore[reportArgumentType]
         )  # fmt: skip

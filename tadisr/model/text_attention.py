@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import apply_rotary_emb
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import TextAttentionConfig
 from ..errors import ConfigError
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
+    from diffusers.models.attention_processor import Attention
 
 
 def score(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
@@ -60,6 +61,9 @@ def text_layers(denoiser: nn.Module) -> list[tuple[str, Attention]]:
 
     In a U-Net those are its cross-attention; in a transformer of joint attention, all.
     """
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
     layers = [(name, layer) for name, layer in denoiser.named_modules() if isinstance(layer, Attention)]
     if not isinstance(denoiser, UNet2DConditionModel):
         return layers
@@ -179,6 +183,8 @@ class JointProcessor:
     @staticmethod
     def place(x: Tensor, tokens: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """The picture's tokens turned to their place; the prompt's, in front, have none."""
+        from diffusers.models.embeddings import apply_rotary_emb
+
         turned = apply_rotary_emb(x[:, :, tokens:], rotary, use_real_unbind_dim=-2)  # pyright: ignore[reportArgumentType]
         return torch.cat([x[:, :, :tokens], turned], 2)  # pyright: ignore[reportArgumentType]
 

@@ -5,13 +5,16 @@ the text segmentation decoder run side by side, tied by CDIBs (Eq. 5-6).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
+from ..config import ModelConfig
 from .joint_decoder import JointParts
+
+if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 SEED = 0  # of a sampled latent: same input, same bytes out
 
@@ -93,6 +96,13 @@ def decode(
         assert picture is not None
         image, a, log_variance = parts.trunk(picture, z, a, guide)
     return image, text.out(a) if text is not None else None, log_variance
+
+
+def build_vae(config: ModelConfig) -> AutoencoderKL:
+    """Build the base's autoencoder with random weights."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    return AutoencoderKL.from_config(config.vae)  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
 
 
 def drop_last_level(vae: AutoencoderKL) -> None:

@@ -213,12 +213,13 @@ def test_a_tensor_that_is_wanted_as_it_is_stays_in_its_file(kolors_base: Path) -
 PEAK = """
 import json, re, sys, torch
 from tadisr.config import ModelConfig
-from tadisr.checkpoints.base_model import load_part
+from tadisr.checkpoints.base_model import build_part, load_part
 from tadisr.checkpoints.tensor_index import read_table
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 path, dtype, config = sys.argv[1], getattr(torch, sys.argv[2]), ModelConfig.from_dict(json.loads(sys.argv[3]))
 table, compute = read_table(path), torch.bfloat16 if "float8" in sys.argv[2] else dtype
+build_part(config, "unet")  # without memory of its own; diffusers is imported here
 before = peak()
 module, _ = load_part(config, "unet", table, dtype=dtype, compute=compute)
 for tensor in module.state_dict().values():
