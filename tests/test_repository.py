@@ -42,3 +42,17 @@ def test_no_machine_speaks_in_the_repository() -> None:
         if path.suffix in {".py", ".md", ".toml", ".yaml", ".json", ".txt"} and path.name != "test_repository.py":
             text = path.read_text()
             assert not re.search(r"(?<![\w.-])/(work|root|home)/", text), name  # absolute ones only
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """README, CONTRIBUTING and docs; the help pages in web/ are served by ComfyUI from other places."""
+    broken = []
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+            if "://" not in target and not (path.parent / target).exists():
+                broken.append(f"{path.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120

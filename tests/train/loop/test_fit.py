@@ -405,7 +405,14 @@ def test_ablations_are_one_change_each_and_train(name: str, tmp_path: Path) -> N
     options = [f"model.{key}.{k}={str(v).lower()}" for key, table in fields.items() for k, v in table.items()]
     out = fit(config(tmp_path / "run", "steps=1", "data.workers=0", "panel=1", f"loss.mf={loss.mf}", *options))
     head, row = ((out / "log.csv").read_text().splitlines()[i].split(",") for i in (0, 1))
-    assert set(head) == (ABLATIONS[name] - {"lpips"}) | {"step", "total", "lr", "gradient", "waiting", "steps_per_second"}
+    assert set(head) == (ABLATIONS[name] - {"lpips"}) | {
+        "step",
+        "total",
+        "lr",
+        "gradient",
+        "waiting",
+        "steps_per_second",
+    }
     assert all(torch.isfinite(torch.tensor(float(value))) for value in row)
     responses = build_model(config(tmp_path / "run", *options))(torch.rand(1, 3, 32, 32)).responses
     kept = all(r.min() >= 0 and r.max() <= 1 for r in responses)
