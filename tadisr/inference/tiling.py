@@ -87,6 +87,11 @@ class Tiling:
         return -(-self.tile // SCALE), self.overlap // SCALE
 
 
+def fit_overlap(tile: int, overlap: int) -> int:
+    """The overlap, cut to half the tile, which is the most that tiles can share."""
+    return min(overlap, tile // 2)
+
+
 def starts(size: int, tile: int, overlap: int) -> list[int]:
     """Where the tiles begin along a side; the last one is pulled back so that it ends with the image."""
     if size <= tile:

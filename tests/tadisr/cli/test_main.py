@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from repository import ROOT
 
-from tadisr.cli import main, plan
+from tadisr.cli import main
+from tadisr.cli.files import make_plan
 from tadisr.model import TADiSR
 from tadisr.profiling import benchmark
 
@@ -62,8 +63,8 @@ def test_globs_and_names_that_meet(tmp_path: Path) -> None:
     picture(tmp_path / "x" / "a.png")
     picture(tmp_path / "x" / "a.jpg")
     out = tmp_path / "out"
-    jobs = list(plan([str(tmp_path / "x" / "*")], out))
-    assert [(s.name, t.name) for s, t in jobs] == [("a.jpg", "a.png"), ("a.png", "a.png.png")]
+    jobs = make_plan([str(tmp_path / "x" / "*")], out).jobs
+    assert [(job.source.name, job.target.name) for job in jobs] == [("a.jpg", "a.png"), ("a.png", "a.png.png")]
 
 
 def test_a_picture_never_overwrites_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
