@@ -14,7 +14,7 @@ from ..tadisr.prompt import EncodedPrompt
 from ..tadisr.visualization import attention_heatmap
 from .host import schema, tensors
 from .host.model_management import Loaded, in_memory, pixels_of
-from .host.progress import Progress
+from .host.progress import Progress, say
 
 
 class TADiSREncode(io.ComfyNode):
@@ -185,12 +185,13 @@ class TADiSRJointDecode(io.ComfyNode):
         mask: Tensor | None = None,
         guide_strength: float = 1.0,
     ) -> io.NodeOutput:
-        with in_memory(model, "decode", pixels=pixels_of(model, latent), guided=mask is not None) as network:
+        guide = tensors.guide_of(mask, say(cls.hidden.unique_id))
+        with in_memory(model, "decode", pixels=pixels_of(model, latent), guided=guide is not None) as network:
             result = staged.decode(
                 network,
                 latent["samples"].cpu(),
                 attention,
-                guide=None if mask is None else tensors.from_mask(mask),
+                guide=guide,
                 strength=guide_strength,
                 progress=Progress(cls.hidden.unique_id),
             )

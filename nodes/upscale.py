@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import SCALE, upscale_in_memory
 from ..tadisr.inference.color import MODES
-from ..tadisr.inference.tiling import BLENDS, Tiling
+from ..tadisr.inference.tiling import BLENDS, Tiling, fit_overlap
 from ..tadisr.inference.upscale import coarse_text
 from ..tadisr.visualization import overlays
 from .host import schema, tensors
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, say
+
+
+def make_tiling(tell: Callable[[str], object], *, tile: int, overlap: int, **settings: Any) -> Tiling:
+    """A tiling whose overlap is cut to what fits, which is said."""
+    fitting = fit_overlap(tile, overlap)
+    if fitting < overlap:
+        tell(f"The overlap of {overlap} is more than half a tile of {tile}: it is cut to {fitting}.")
+    return Tiling(tile=tile, overlap=fitting, **settings)
 
 
 class TADiSRUpscale(io.ComfyNode):
@@ -70,21 +81,24 @@ class TADiSRUpscale(io.ComfyNode):
         mask: Tensor | None = None,
         fidelity: float = 0.0,
     ) -> io.NodeOutput:
-        tiling = tiling or Tiling(tile=tile, overlap=overlap, batch=tile_batch)
+        tell = say(cls.hidden.unique_id)
+        tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
+        guide = tensors.guide_of(mask, tell)
         progress = Progress(cls.hidden.unique_id)
-        network = model.bring_in("all", pixels=tiling.batch * tiling.tile**2, guided=mask is not None)
+        side = tiling.tile + 2 * SCALE * tiling.margin
+        network = model.bring_in("all", pixels=tiling.batch * side**2, guided=guide is not None)
         result = upscale_in_memory(
             network,
             tensors.from_comfy(image),
             scale=scale,
             tiling=tiling,
-            guide=None if mask is None else tensors.from_mask(mask),
+            guide=guide,
             fidelity=fidelity,
             color_fix=color,
             device=model.load_device,
             progress=progress,
             preview=progress.preview,
-            say=say(cls.hidden.unique_id),
+            say=tell,
         )
         return io.NodeOutput(tensors.to_comfy(result.image), tensors.to_mask(result.mask))
 
@@ -121,6 +135,7 @@ class TADiSRTiling(io.ComfyNode):
                     "preview", display_name="preview", tooltip="The tiles outlined, where they are joined in red."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -134,7 +149,8 @@ class TADiSRTiling(io.ComfyNode):
         image: Tensor | None = None,
         model: Loaded | None = None,
     ) -> io.NodeOutput:
-        tiling = Tiling(tile=tile, overlap=overlap, batch=batch, blend=blend, text_aware=text_aware)
+        tell = say(cls.hidden.unique_id)
+        tiling = make_tiling(tell, tile=tile, overlap=overlap, batch=batch, blend=blend, text_aware=text_aware)
         if image is None:
             image = torch.ones(1, 2 * tile // SCALE, 3 * tile // SCALE, 3)  # an empty sheet of a few tiles
         pictures = tensors.from_comfy(image)[:, :3].cpu().float()

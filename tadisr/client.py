@@ -15,12 +15,14 @@ from typing import Any
 
 WORKFLOW = Path(__file__).parents[1] / "workflows" / "api" / "upscale.json"
 FINAL = ("execution_success", "execution_error", "execution_interrupted")
+QUIET = 2.0  # seconds without an event after which the queue is looked at
 
 
 async def upscale(server: str, picture: Path, out: Path, **settings: Any) -> list[Path]:
     """Run workflows/api/upscale.json on a picture; the files it wrote, fetched into `out`.
 
-    settings: inputs of TADiSRUpscale. Raises RuntimeError with ComfyUI's own sentence when it refuses or fails.
+    settings: inputs of TADiSRUpscale. Raises RuntimeError with ComfyUI's own sentence when it refuses or fails,
+    and when the prompt was removed from its queue; FileNotFoundError, OSError.
     """
     import aiohttp  # ComfyUI has it; elsewhere: pip install aiohttp
 
@@ -31,7 +33,7 @@ async def upscale(server: str, picture: Path, out: Path, **settings: Any) -> lis
         async with http.post("/upload/image", data=form) as answer:
             name = (await answer.json())["name"]  # ComfyUI numbers a second picture of one name
 
-        prompt = json.loads(WORKFLOW.read_text())
+        prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
         for node in prompt.values():
             if node["class_type"] == "LoadImage":
                 node["inputs"]["image"] = name
@@ -44,7 +46,15 @@ async def upscale(server: str, picture: Path, out: Path, **settings: Any) -> lis
                 raise RuntimeError(json.dumps(queued.get("node_errors") or queued.get("error")))
             job = queued["prompt_id"]
             event: dict[str, Any] = {"type": "", "data": {"exception_message": "The connection was lost."}}
-            async for message in events:
+            while True:
+                try:
+                    message = await events.receive(timeout=QUIET)
+                except asyncio.TimeoutError:
+                    if not await is_known(http, job):
+                        raise RuntimeError("The prompt was removed from ComfyUI's queue.") from None
+                    continue
+                if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
+                    break
                 if message.type != aiohttp.WSMsgType.TEXT:  # previews come as binary
                     continue
                 event = json.loads(message.data)
@@ -69,11 +79,36 @@ async def upscale(server: str, picture: Path, out: Path, **settings: Any) -> lis
         return written
 
 
-if __name__ == "__main__":
+async def is_known(http: Any, job: str) -> bool:
+    """Whether ComfyUI runs the prompt, is going to, or has done so."""
+    async with http.get("/queue") as answer:
+        queue = await answer.json()
+    if any(job == entry[1] for entries in queue.values() for entry in entries):
+        return True
+    async with http.get(f"/history/{job}") as answer:
+        return job in await answer.json()
+
+
+def main() -> int:
+    """Exit code 0, or 1 after one sentence."""
     parser = argparse.ArgumentParser(prog="python -m tadisr.client", description="Upscale through a running ComfyUI.")
     parser.add_argument("picture", type=Path)
     parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="a folder (default out)")
     parser.add_argument("--server", default="http://127.0.0.1:8188")
     parser.add_argument("--scale", type=float, default=4.0)
     a = parser.parse_args()
-    print(*asyncio.run(upscale(a.server, a.picture, a.out, scale=a.scale)), sep="\n")
+    try:
+        print(*asyncio.run(upscale(a.server, a.picture, a.out, scale=a.scale)), sep="\n")
+    except FileNotFoundError as error:
+        print(f"error: There is no {error.filename}.", file=sys.stderr)
+    except OSError as error:  # aiohttp's errors of a connection are OSErrors too
+        print(f"error: No ComfyUI answers at {a.server} ({error}): start it, or give --server.", file=sys.stderr)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,8 +43,8 @@ def tile_input() -> io.Int.Input:
 def overlap_input() -> io.Int.Input:
     return io.Int.Input(
         "overlap", default=256, min=0, max=4096, step=16,
-        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. At most half a tile: lower "
-        "it with the tile.",
+        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. More than half a tile is cut to "
+        "half a tile.",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ...tadisr.inference.staged import Source
 
+EMPTY = (64, 64)  # size of the all-zero mask that Load Image gives for an image without transparency
 OURS = "tadisr"  # under this key a LATENT carries our `stages.Source`
 
 
@@ -35,6 +37,16 @@ def to_host(tensor: Tensor) -> Tensor:
 def from_mask(mask: Tensor) -> Tensor:
     """MASK (B, H, W), or (H, W) as some nodes give it -> (B, 1, H, W)."""
     return mask.reshape(-1, 1, *mask.shape[-2:])
+
+
+def guide_of(mask: Tensor | None, tell: Callable[[str], object]) -> Tensor | None:
+    """An edited mask as (B, 1, H, W); None for none, and for the empty one of an image without transparency, which is said."""
+    if mask is None:
+        return None
+    if mask.shape[-2:] == EMPTY and not mask.any():
+        tell("The mask is the empty one that Load Image gives for a picture without transparency: it is no edit.")
+        return None
+    return from_mask(mask)
 
 
 def to_mask(mask: Tensor) -> Tensor:

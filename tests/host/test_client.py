@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,43 @@ def test_refusals_and_failures_are_comfys_own_sentences(comfy: Comfy, tmp_path: 
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     with pytest.raises(RuntimeError, match="bigger than max"):
         asyncio.run(upscale(comfy.url, tmp_path / "photo.png", tmp_path / "out", scale=9.0))
-    with pytest.raises(RuntimeError, match="0 to half the tile"):
-        asyncio.run(upscale(comfy.url, tmp_path / "photo.png", tmp_path / "out", tile=256, overlap=200))
+    with pytest.raises(RuntimeError, match="smaller than min"):
+        asyncio.run(upscale(comfy.url, tmp_path / "photo.png", tmp_path / "out", tile=16))
+
+
+def run_client(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tadisr.client", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_no_server_and_no_file_are_one_sentence(comfy: Comfy, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    for arguments, message in (
+        ([tmp_path / "photo.png", "--server", "http://127.0.0.1:9"], "No ComfyUI answers at http://127.0.0.1:9"),
+        ([tmp_path / "nothing.png", "--server", comfy.url], "nothing.png."),
+    ):
+        done = run_client(*arguments, "-o", tmp_path / "out")
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_prompt_that_is_deleted_from_the_queue(comfy: Comfy, tmp_path: Path) -> None:
+    """Behind a long one, so that it waits; then the queue is cleared."""
+    Image.effect_noise((900, 900), 50).convert("RGB").save(tmp_path / "long.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    command = [sys.executable, "-m", "tadisr.client", "--server", comfy.url, "-o", str(tmp_path / "out")]
+    long = subprocess.Popen([*command, str(tmp_path / "long.png")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not comfy.get("/queue")["queue_running"]:
+        time.sleep(0.1)
+    waiting = subprocess.Popen([*command, str(tmp_path / "photo.png")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not comfy.get("/queue")["queue_pending"]:
+        time.sleep(0.1)
+    comfy.post("/queue", {"clear": True})
+    _, error = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1 and error.strip() == "error: The prompt was removed from ComfyUI's queue."
+    comfy.post("/interrupt", {})
+    long.communicate(timeout=120)
+    assert long.returncode == 1
 
 
 def test_the_client_is_short() -> None:
-    assert len((ROOT / "tadisr" / "client.py").read_text().splitlines()) <= 80
+    assert len((ROOT / "tadisr" / "client.py").read_text().splitlines()) <= 125

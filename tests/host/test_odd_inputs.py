@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from browser import server
 from comfy_host import Comfy, Result, node
+from PIL import Image
 
 from tadisr.images import read_image
 
@@ -136,3 +137,43 @@ def test_names_do_not_lead_out_of_the_model_folders(odd: Comfy) -> None:
         prompt = whole("1x8x8x3")
         prompt["model"]["inputs"]["model"] = name
         assert "There is no model" in odd.run(prompt).error, name
+
+
+@pytest.mark.parametrize("tile", [128, 256, 384, 448])
+def test_the_default_overlap_is_cut_to_what_fits(odd: Comfy, tile: int) -> None:
+    prompt = whole("1x8x8x3", tile=tile, overlap=256)
+    prompt["tiling"] = node("TADiSRTiling", tile=tile, overlap=256, batch=1, blend="cosine", text_aware=False)
+    prompt["tiles"] = node("SaveImage", images=["tiling", 1], filename_prefix="tiles")
+    result = odd.run({name: prompt[name] for name in ("odd", "model", "up", "save", "tiling", "tiles")})
+    assert pictures(odd, result, "save") == [(3, 32, 32)]
+    assert f"The overlap of 256 is more than half a tile of {tile}: it is cut to {tile // 2}." in odd.log.read_text()
+
+
+def test_load_images_empty_mask_is_no_edit(odd: Comfy) -> None:
+    """Its mask of a picture without alpha, 64x64 of zeros, changes nothing, and it is said."""
+    Image.effect_noise((40, 24), 90).convert("RGB").save(odd.base / "input" / "plain.png")
+    images = []
+    for masked in (False, True):
+        prompt = whole("1x8x8x3")
+        prompt["odd"] = node("LoadImage", image="plain.png")
+        if masked:
+            prompt["up"]["inputs"]["mask"] = prompt["decode"]["inputs"]["mask"] = ["odd", 1]
+        result = odd.run(prompt)
+        assert result.last == "execution_success", result.error
+        images.append([read_image(odd.output(result.images(name)[0])) for name in ("save", "staged")])
+    for plain, with_mask in zip(*images, strict=True):
+        assert (plain == with_mask).all()
+    assert "The mask is the empty one that Load Image gives" in odd.log.read_text()
+
+
+def test_a_batch_with_transparency_and_a_list_of_mixed_sizes(odd: Comfy) -> None:
+    result = odd.run({name: item for name, item in whole("3x9x13x4").items() if name in ("odd", "model", "up", "save")})
+    assert pictures(odd, result, "save") == [(4, 36, 52)] * 3
+    folder = odd.base / "input" / "mixed"
+    folder.mkdir()
+    for number, size in enumerate(((12, 8), (30, 20), (7, 33))):
+        Image.new("RGB", size, (90, 40 * number, 20)).save(folder / f"{number}.png")
+    prompt = whole("1x8x8x3")
+    prompt["odd"] = node("LoadImageDataSetFromFolder", folder="mixed")
+    result = odd.run({name: prompt[name] for name in ("odd", "model", "up", "save")})
+    assert sorted(pictures(odd, result, "save")) == sorted((3, 4 * h, 4 * w) for w, h in ((12, 8), (30, 20), (7, 33)))
