@@ -19,7 +19,7 @@ HEAVY = {
 # From the bottom up. A module or package may import from lines above its own, and from itself.
 LAYERS = {
     "tadisr": [
-        ["errors", "atomic_write"],
+        ["errors", "atomic_write", "allocator"],
         ["config"],
         ["presets", "prompt", "images"],
         ["model", "ocr", "composite"],

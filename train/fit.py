@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from tadisr.allocator import keep_buffers
 from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
@@ -264,27 +264,13 @@ def _float(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.float()
 
 
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
-
-
-def keep_buffers() -> None:
-    """Start this command again with glibc told to keep freed buffers, unless it was: page faults cost half of the time.
-
-    glibc reads these variables at start only. Another allocator that is preloaded is left alone.
-    """
-    if sys.platform != "linux" or os.environ.get("LD_PRELOAD") or "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        return
-    os.execve(sys.executable, sys.orig_argv, {**os.environ, **ALLOCATOR})
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.fit", description="Train a model.")
     parser.add_argument("config", help="a YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance steps=100 data.crop=64")
     parser.add_argument("--restart", action="store_true", help="throw the run's folder away and begin anew")
     arguments = parser.parse_intermixed_args(argv)
-    if argv is None:
-        keep_buffers()
+    keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
         config = settings.read(arguments.config, arguments.overrides)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..allocator import keep_buffers
 from ..checkpoints import adapter
 from ..devices import placement
 from ..errors import TADiSRError
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
+    keep_buffers()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused, the rest is read
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)  # ours alone: the hub's library logs every request
