@@ -75,7 +75,11 @@ def activations(network: TADiSR, stage: str, pixels: int, guided: bool) -> int:
     """Bytes that a stage holds beside the weights, for so many pixels of the x4 picture at once."""
     config = network.config
     widths = config.vae["block_out_channels"]
-    width = widths[min(1, len(widths) - 1)] / config.patch**2  # of what enters the decoder's last level
+    trunk = config.decoder.trunk
+    last = (
+        widths[min(1, len(widths) - 1)] if trunk is None else trunk.channels
+    )  # of what enters the decoder's last level
+    width = last / config.patch**2
     full = guided or network.overflowed or network.dtype == torch.float32
     return int(width * pixels * (GUIDED if guided else MAPS[stage]) * (4 if full else 2))
 

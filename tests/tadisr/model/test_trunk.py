@@ -15,6 +15,7 @@ from tadisr.errors import ConfigError, ImageError
 from tadisr.images import resize
 from tadisr.inference import staged
 from tadisr.model.certainty import average, certainty_map, keep_sure_detail
+from tadisr.profiling import benchmark, memory
 
 
 @pytest.fixture
@@ -144,3 +145,10 @@ def test_the_stages_chain_to_what_one_pass_gives(model: TADiSR) -> None:
         with torch.no_grad():
             whole = model(resize(image, (64, 64)), guide=drawn).image.clamp(0, 1)
         torch.testing.assert_close(result.image, whole, atol=1e-5, rtol=0)
+
+
+def test_bench_and_memory_count_a_trunk_model(model: TADiSR) -> None:
+    report = benchmark.measure(model.eval().requires_grad_(False), size=64, runs=1)
+    assert set(report["ratios"]) == {"text_attention"} and report["stages"]["decode"]["seconds"] > 0
+    counted = memory.plan(model.config, dtype=torch.float32, compute=torch.float32, tile=64)
+    assert counted["weights"]["all"] == sum(p.nbytes for p in model.state_dict().values())
