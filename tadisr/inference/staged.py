@@ -18,7 +18,6 @@ from ..config import SCALE
 from ..errors import ImageError
 from ..images import grow_colors, join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from ..model import TADiSR
-from ..model.mask_guidance import steer, takes_guide
 from ..model.vae import scaled, unscaled
 from ..prompt import EncodedPrompt, prompted
 from .latent_matching import match
@@ -144,15 +143,13 @@ def decode(
         place = {"device": model.device, "dtype": model.dtype}
         latent = scaled(model.config.vae, samples[i : i + 1].to(model.device).float()).to(model.dtype)
         a_tex = model.project(latent, [maps[i : i + 1].to(**place) for maps in attention.responses])
-        upscaled, skips, offsets, drawn = None, None, None, None
+        upscaled, skips, drawn = None, None, None
         if source is not None:
             upscaled = source.upscaled[i : i + 1].to(model.device)
             skips = [skip[i : i + 1].to(**place) for skip in source.skips] or None
-        if guide is not None and takes_guide(model):
-            drawn = guide[i : i + 1].to(**place) if strength > 0 else None
-        elif guide is not None and model.config.decoder.joint:
-            offsets = steer(model, latent, a_tex, skips, guide[i : i + 1].to(model.device), strength=strength)
-        image, logits, _ = model.decode(latent, a_tex, skips, upscaled, offsets, drawn)
+        if guide is not None:
+            drawn = guide[i : i + 1].to(model.device)
+        image, logits, _ = model.decode(latent, a_tex, skips, upscaled, drawn, strength=strength)
         image = image[..., : size[0], : size[1]].float().clamp(0, 1).cpu()
         if logits is None:
             return image, torch.zeros_like(image[:, :1])

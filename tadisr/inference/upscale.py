@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ from ..images.alpha import Layers, laid_on_ground, split_alpha, split_layers, va
 from ..images.resample import Span, output_size, pad_to_multiple, resize, resize_window, shrink
 from ..model import TADiSR
 from ..model.certainty import keep_sure_detail
-from ..model.mask_guidance import guided
 from ..model.precision import compute_type
 from ..prompt import read_prompt
 from . import color
 from .preview import Preview
 from .tiling import Strip, Tile, Tiling, Window, blend_tiles, cropped, inside, place_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,19 @@ SMALLEST_TILE = 128  # below this a tile is all border
 STRIP = 256  # rows of a finished result that are given at a time
 
 Progress = Callable[[int, int], None]
+
+
+class Options(TypedDict, total=False):
+    """Parameters of `upscale` that its variants pass on."""
+
+    scale: float
+    enlarged: Tensor | None
+    guide: Tensor | None
+    fidelity: float
+    detail: float | None
+    device: torch.device | None
+    progress: Progress | None
+    preview: Callable[[Tensor], object] | None
 
 
 @dataclass(frozen=True)
@@ -138,7 +153,7 @@ def upscale_strips(
     tiling: Tiling = DEFAULT_TILING,
     color_fix: str = "off",
     say: Callable[[str], object] = log.warning,
-    **arguments: Any,
+    **options: Unpack[Options],
 ) -> Iterator[Strip]:
     """`upscale_in_memory` that gives the result in strips from top to bottom, as they are finished.
 
@@ -148,7 +163,7 @@ def upscale_strips(
     if color_fix != "off":
         with tempfile.TemporaryDirectory(prefix="tadisr-") as folder:
             result = upscale_in_memory(
-                model, image, tiling=tiling, color_fix=color_fix, say=say, allocate=mapped_in(folder), **arguments
+                model, image, tiling=tiling, color_fix=color_fix, say=say, allocate=mapped_in(folder), **options
             )
             for i, (pixels, mask) in enumerate(zip(result.image, result.mask[:, 0], strict=True)):
                 for top in range(0, len(mask), STRIP):
@@ -157,7 +172,7 @@ def upscale_strips(
     while True:
         given = False
         try:
-            job = Upscaling(model, image, tiling=tiling, **arguments)
+            job = Upscaling(model, image, tiling=tiling, **options)
             for strip in job.strips():
                 job.finish(strip)
                 given = True
@@ -185,8 +200,10 @@ def upscale_in_memory(
     image: Tensor,
     *,
     tiling: Tiling = DEFAULT_TILING,
+    color_fix: str = "off",
+    allocate: Callable[[tuple[int, ...]], Tensor] = torch.zeros,
     say: Callable[[str], object] = log.warning,
-    **arguments: Any,
+    **options: Unpack[Options],
 ) -> Upscaled:
     """`upscale`, and when the GPU's memory does not suffice again with one tile at a time, then with half the tile.
 
@@ -194,7 +211,7 @@ def upscale_in_memory(
     """
     while True:
         try:
-            return upscale(model, image, tiling=tiling, **arguments)
+            return upscale(model, image, tiling=tiling, color_fix=color_fix, allocate=allocate, **options)
         except torch.cuda.OutOfMemoryError:
             if is_smallest(tiling):
                 raise
@@ -378,7 +395,7 @@ def run_tile(
     height, width = tile.shape[-2:]
     multiple = model.config.multiple
     padded = pad_to_multiple(tile, multiple).to(device)
-    output = model(padded) if guide is None else guided(model, padded, pad_to_multiple(guide, multiple).to(device))
+    output = model(padded, None if guide is None else pad_to_multiple(guide, multiple).to(device))
     picture, trunk = output.image, model.config.decoder.trunk
     if trunk is not None and output.log_variance is not None:
         kept = trunk.detail if detail is None else detail

@@ -16,6 +16,7 @@ from ..errors import ImageError
 from ..prompt import Prompt
 from .denoiser import build_denoiser
 from .joint_decoder import JointParts
+from .mask_guidance import steer
 from .precision import follow
 from .schedule import denoise_latent, denoiser_time
 from .text_attention import Recorder, TextProjection
@@ -87,6 +88,11 @@ class TADiSR(nn.Module):
     def device(self) -> torch.device:
         return self.placed or self.vae.decoder.conv_in.weight.device
 
+    @property
+    def takes_guide(self) -> bool:
+        """Whether the trunk reads a guide itself, so that no gradient steps are needed."""
+        return self.decoder.trunk is not None and self.decoder.trunk.guide is not None
+
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
         return self._picture(
@@ -135,18 +141,25 @@ class TADiSR(nn.Module):
         a_tex: Tensor | None,
         skips: list[Tensor] | None,
         upscaled: Tensor | None = None,
-        offsets: list[Tensor] | None = None,
         guide: Tensor | None = None,
+        *,
+        strength: float = 1.0,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """z_H, a_tex, skips -> picture (B, 3, H, W), mask logits (B, 1, H, W), log variance (B, 1, H, W) (Eq. 5-6).
+        """Decode z_H, a_tex and skips to image (B, 3, H, W), mask logits and log variance (B, 1, H, W) (Eq. 5-6).
 
-        upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's picture is added, in the
-        input's precision: half has too few steps for a picture. offsets: of the text stream, see `mask_guidance.steer`.
-        guide: a text mask (B, 1, H, W) in [0, 1] for a trunk that takes one, all zero where an image has none.
+        upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's image is added, in the
+        input's precision: half has too few steps for an image. guide (B, 1, H, W) in [0, 1]: a text mask to follow; a
+        trunk that takes one reads it (all zero: none), else `mask_guidance.steer` moves the text stream, by strength 0
+        to 1. Raises ImageError for a residual model without `upscaled`.
         """
         patch = self.config.patch
         if self.config.residual and upscaled is None:
             raise ImageError(f"The {self.config.name} model needs the upscaled input to add its picture to.")
+        offsets = None
+        if guide is None or strength <= 0 or not self.config.decoder.joint:
+            guide = None
+        elif not self.takes_guide:
+            offsets = steer(self.vae, self.decoder, latent, a_tex, skips, guide, patch=patch, strength=strength)
 
         def run(kind: torch.dtype) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
             z, a, kept, moved = (cast_all(x, kind) for x in (latent, a_tex, skips, offsets))
@@ -167,9 +180,9 @@ class TADiSR(nn.Module):
         return image, logits, log_variance
 
     def forward(self, image: Tensor, guide: Tensor | None = None) -> Output:
-        """image: the upscaled input (B, 3, H, W) in [0, 1], both sides multiples of `config.multiple`.
+        """Run the whole network on the upscaled input (B, 3, H, W) in [0, 1].
 
-        guide (B, 1, H, W): as `decode` takes it.
+        Both sides are multiples of `config.multiple`, else ImageError is raised. guide: as `decode` takes it.
         """
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != 3 or height % self.config.multiple or width % self.config.multiple:
@@ -180,5 +193,5 @@ class TADiSR(nn.Module):
         latent, skips = self.encode(image)
         latent, responses = self.denoise(latent)
         a_tex = self.project(latent, responses)
-        picture, mask_logits, log_variance = self.decode(latent, a_tex, skips, image, guide=guide)
+        picture, mask_logits, log_variance = self.decode(latent, a_tex, skips, image, guide)
         return Output(picture, mask_logits, latent, responses, log_variance)

@@ -70,9 +70,9 @@ def test_pictures_are_picked_and_repeated_with_their_latents(model: TADiSR) -> N
     whole = tadisr.upscale(model, images, tiling=BARE).image
     samples, source = stages.encode(model, images)
     z, attention = stages.denoise(model, samples[[2, 1]], source)
-    torch.testing.assert_close(stages.decode(model, z, attention).image, whole[[2, 1]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(stages.decode(model, z, attention).image, whole[[2, 1]], atol=1e-4, rtol=0)
     twice = stages.decode(model, z[[1, 1, 0]], attention).image
-    torch.testing.assert_close(twice, whole[[1, 1, 2]], atol=1e-5, rtol=0)
+    torch.testing.assert_close(twice, whole[[1, 1, 2]], atol=1e-4, rtol=0)
 
 
 def test_a_latent_sampled_anew_on_a_base_is_decoded_without_its_picture(tiny_kolors: TADiSR) -> None:
