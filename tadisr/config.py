@@ -6,13 +6,14 @@ Every choice on which the paper is silent is a field here, so the other reading 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from .base_arguments import check_base_arguments, layer_count
 from .errors import ConfigError
+from .validation import Length, Range, build
 
+Channels = Annotated[tuple[int, ...], Range(1, 16_384), Length(2, 9)]
 SCALE = 4  # the network's own magnification: LR is resized x4 before it is encoded
 
 
@@ -21,26 +22,30 @@ class ScheduleConfig:
     """The base's noise schedule and the one timestep that is used (Sec. 4.1: t = 200). `model/schedule.py` computes with it."""
 
     prediction: Literal["noise", "flow"] = "noise"  # what the base was trained to say: Eq. 1's n, or a flow's velocity
-    timestep: int = 200
-    train_steps: int = 1100
-    beta_start: float = 0.00085
-    beta_end: float = 0.014
-    alpha_bar: float | None = None  # given: used as it is (the authors' release borrows sd-turbo's)
-    shift: float = 1.0  # of a flow's sigmas, before the timestep nearest to `timestep` is chosen among them
+    timestep: Annotated[int, Range(0, 100_000)] = 200
+    train_steps: Annotated[int, Range(2, 100_000)] = 1100
+    beta_start: Annotated[float, Range(0, 0.999)] = 0.00085
+    beta_end: Annotated[float, Range(0, 0.999)] = 0.014
+    alpha_bar: Annotated[float | None, Range(1e-6, 1)] = (
+        None  # given: used as it is (the authors' release borrows sd-turbo's)
+    )
+    shift: Annotated[float, Range(1e-3, 1000)] = (
+        1.0  # of a flow's sigmas, before the timestep nearest to `timestep` is chosen among them
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptConfig:
     """The fixed prompt. `tokens` x `width` is the shape of its embedding."""
 
-    text: str = "best quality,highres,extremely detailed,text"
-    word: str = "text"
-    tokens: int = 256
-    width: int = 4096
-    pooled: int = 4096  # width of the pooled embedding, 0: the base takes none
+    text: Annotated[str, Length(0, 20_000)] = "best quality,highres,extremely detailed,text"
+    word: Annotated[str, Length(0, 1000)] = "text"
+    tokens: Annotated[int, Range(1, 4096)] = 256
+    width: Annotated[int, Range(1, 16_384)] = 4096
+    pooled: Annotated[int, Range(0, 16_384)] = 4096  # width of the pooled embedding, 0: the base takes none
     # SDXL's (original size, crop, target size) micro-conditioning; empty: the base takes none; None: the size of the
     # picture at hand, uncropped. The paper does not publish its values: the training tile's size, crop (0, 0).
-    time_ids: tuple[int, ...] | None = (768, 768, 0, 0, 768, 768)
+    time_ids: Annotated[tuple[int, ...] | None, Range(0, 65_536), Length(0, 64)] = (768, 768, 0, 0, 768, 768)
     learned: bool = False  # the rows are parameters of the model (compact), not an encoder's output
 
 
@@ -52,19 +57,25 @@ class TextAttentionConfig:
     response: Literal["score", "probability"] = "score"  # Eq. 3's q.k/sqrt(d), or the softmax as DAAM records it
     mid_block: bool = True  # also the layers of the U-Net's mid block
     heads: Literal["all", "second_half"] = "all"
-    position: int | None = None  # None: the word's own tokens; a number: that row of the prompt
+    position: Annotated[int | None, Range(0, 4095)] = (
+        None  # None: the word's own tokens; a number: that row of the prompt
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkConfig:
     """A trunk of plain convolutions at LR resolution in place of the image decoder's last up block."""
 
-    channels: int = 64
-    blocks: int = 16  # residual blocks of two 3x3 convolutions
-    sections: int = 4  # of about as many blocks each, tied to the text stream by a light CDIB before each
+    channels: Annotated[int, Range(1, 4096)] = 64
+    blocks: Annotated[int, Range(1, 256)] = 16  # residual blocks of two 3x3 convolutions
+    sections: Annotated[int, Range(1, 64)] = (
+        4  # of about as many blocks each, a light CDIB to the text stream before each
+    )
     guide: bool = True  # the text stream takes a text mask that a user drew
     certainty: bool = True  # a third output: how sure the network is of each pixel
-    detail: float = 0.7  # default of `detail`: 1 is all that the network adds, 0 only where it is sure
+    detail: Annotated[float, Range(0, 1)] = (
+        0.7  # default of `detail`: 1 is all that the network adds, 0 only where it is sure
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +87,10 @@ class DecoderConfig:
     # What enters the text decoder: a_tex, or a guess that the releases need: the image stream after its mid block.
     source: Literal["attention", "image"] = "attention"
     # Input width of the text decoder and the output width of each of its up blocks. With a trunk it has one up block less.
-    text_channels: tuple[int, ...] = (512, 512, 512, 256, 256)
-    text_layers: int = 2  # residual blocks in each of its up blocks
+    text_channels: Channels = (512, 512, 512, 256, 256)
+    text_layers: Annotated[int, Range(1, 32)] = 2  # residual blocks in each of its up blocks
     text_mid_block: bool = False  # a mid block between W_a and the up blocks
-    norm_groups: int = 32
+    norm_groups: Annotated[int, Range(1, 1024)] = 32
     skips: bool = True  # 1x1 convolutions from the encoder into every up block but the first
     zero_skips: bool = True  # they start at zero (a pretrained decoder must not notice them)
     unused_skip: bool = False  # one for the first up block too, kept and never used, as the releases have it
@@ -91,16 +102,16 @@ class LoRAConfig:
     """Fig. 2: LoRA on the U-Net (or what stands in its place) and on the image decoder. Targets: suffixes of names."""
 
     encoder: bool = False  # on the VAE's encoder as well
-    unet_whole: tuple[str, ...] = ()  # layers that are trained and kept whole instead
+    unet_whole: Annotated[tuple[str, ...], Length(0, 64)] = ()  # layers that are trained and kept whole instead
 
-    unet_rank: int = 4
-    vae_rank: int = 2
-    alpha: float = 8.0
-    unet_targets: tuple[str, ...] = (
+    unet_rank: Annotated[int, Range(1, 4096)] = 4
+    vae_rank: Annotated[int, Range(1, 4096)] = 2
+    alpha: Annotated[float, Range(-1e4, 1e4)] = 8.0
+    unet_targets: Annotated[tuple[str, ...], Length(0, 256)] = (
         "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_shortcut", "conv_out",
         "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
     )  # fmt: skip
-    vae_targets: tuple[str, ...] = (
+    vae_targets: Annotated[tuple[str, ...], Length(0, 256)] = (
         "conv1", "conv2", "conv_in", "conv_shortcut", "conv", "conv_out", "to_k", "to_q", "to_v", "to_out.0",
     )  # fmt: skip
 
@@ -112,12 +123,12 @@ class ModelConfig:
     Each is the arguments of diffusers' class: AutoencoderKL, UNet2DConditionModel, CogView4Transformer2DModel.
     """
 
-    name: str
+    name: Annotated[str, Length(1, 100)]
     unet: dict[str, Any] = field(default_factory=dict)
     transformer: dict[str, Any] = field(default_factory=dict)
     vae: dict[str, Any]
     # The VAE sees pixel_unshuffle(picture, patch): compact puts its work at LR resolution this way.
-    patch: int = 1
+    patch: Annotated[int, Range(1, 64)] = 1
     residual: bool = False  # the decoders' picture is added to the upscaled input
     latent: Literal["mode", "sample"] = "mode"  # of the encoder's posterior; a sample's noise is always the same
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -130,6 +141,23 @@ class ModelConfig:
         if bool(self.unet) == bool(self.transformer):
             raise ConfigError(
                 f"The {self.name} config has {'both' if self.unet else 'neither'} a unet and a transformer."
+            )
+        for part in self.parts:
+            check_base_arguments(getattr(self, part), part)
+        levels = len(self.vae["block_out_channels"]) - (self.decoder.trunk is not None)
+        given = len(self.decoder.text_channels)
+        if self.decoder.joint and given != levels + 1:
+            raise ConfigError(
+                f"decoder.text_channels has {given} widths, expected {levels + 1}: the input's, and one for each of {levels} "
+                "up blocks."
+            )
+        if self.schedule.timestep >= self.schedule.train_steps:
+            raise ConfigError(
+                f"schedule.timestep is {self.schedule.timestep}, expected less than train_steps, {self.schedule.train_steps}."
+            )
+        if (self.text_attention.position or 0) >= self.prompt.tokens:
+            raise ConfigError(
+                f"text_attention.position is {self.text_attention.position}, the prompt has {self.prompt.tokens} tokens."
             )
 
     @property
@@ -166,53 +194,9 @@ class ModelConfig:
         """The inverse of `to_dict` (also after a round through JSON). Raises ConfigError on unknown fields."""
         return build(cls, data, "config")
 
-
-def build(cls: type, data: Any, where: str) -> Any:
-    """A dataclass from a table of its fields, checked strictly. Raises ConfigError naming the field `where.name`."""
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where} is {type(data).__name__}, expected a table of fields.")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        known = ", ".join(hints)
-        raise ConfigError(f"{where} has the unknown field {unknown[0]!r}; known are {known}.")
-    try:
-        return cls(**{name: _value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where} is incomplete: {error}.") from error
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return _any_of(options, value, where)
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
-    if origin is Literal:
-        if value not in options:
-            raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(map(repr, options))}.")
-        return value
-    if origin is tuple:
-        return tuple(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = origin or hint
-    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}, expected {plain.__name__}.")
-    return value
-
-
-def _any_of(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The value as the first of a union's members that takes it."""
-    if value is None and type(None) in options:
-        return None
-    members = [option for option in options if option is not type(None)]
-    problems = []
-    for option in members:
-        try:
-            return _value(option, value, where)
-        except ConfigError as error:
-            problems.append(error)
-    if len(problems) == 1:
-        raise problems[0]
-    raise ConfigError(" Or: ".join(map(str, problems)))
+    @property
+    def layers(self) -> int:
+        """Residual and transformer blocks of the whole model, roughly. Each has at least one tensor of its own."""
+        counted = sum(layer_count(getattr(self, part)) for part in self.parts)
+        counted += self.decoder.trunk.blocks if self.decoder.trunk is not None else 0
+        return counted + (self.decoder.text_layers * len(self.decoder.text_channels) if self.decoder.joint else 0)

@@ -15,5 +15,13 @@ class CheckpointError(TADiSRError):
     """A model, adapter or base file is missing, broken, foreign, or does not fit."""
 
 
+class ResultError(TADiSRError):
+    """The network gave NaN or infinite values: there is no image to hand out."""
+
+
+class OutOfMemoryError(TADiSRError):
+    """Memory does not suffice, also not for the smallest tile."""
+
+
 class ImageError(TADiSRError):
     """A picture cannot be read, or has a shape or values the model cannot take."""

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .atomic_write import write_atomic
 from .config import PromptConfig
 from .errors import CheckpointError
+from .safetensors_file import read_table, write_safetensors
+from .validation import parse_json
 
 FORMAT = "1"
 MARK = "tadisr.prompt.format"  # in the header of a prompt file, and of no other
@@ -44,7 +43,7 @@ class EncodedPrompt:
     def save(self, path: str | Path) -> None:
         """Write the prompt file, whole or not at all."""
         header = {"format": "pt", MARK: FORMAT, "tadisr.prompt": json.dumps(self.record, ensure_ascii=False)}
-        write_atomic(Path(path), lambda temporary: save_file(self.tensors(), temporary, header))
+        write_safetensors(Path(path), self.tensors(), header)
 
     def tensors(self) -> dict[str, Tensor]:
         named = {"embedding": self.embedding, "mask": self.mask, "positions": self.positions}
@@ -63,42 +62,45 @@ class EncodedPrompt:
 def is_prompt(path: str | Path) -> bool:
     """Whether a file is a prompt file, by its header alone; False for one that cannot be read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return MARK in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        return MARK in read_table(path, whole=False).metadata
+    except CheckpointError:
         return False
 
 
 def read_prompt(path: str | Path) -> EncodedPrompt:
     """A prompt file. Raises CheckpointError for one that is missing, truncated, foreign or inconsistent."""
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
+    table = read_table(path)
+    header = table.metadata
+    if MARK not in header:
+        raise CheckpointError(
+            f"{path} is no prompt file: its header has no {MARK}. Make one with python -m tadisr prompt."
+        )
+    if header[MARK] != FORMAT:
+        raise CheckpointError(f"{path} has prompt format {header[MARK]}, this version reads {FORMAT}: update the pack.")
+    tensors = dict(table.read({name: name for name in table.entries}))
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if MARK not in header:
-                raise CheckpointError(
-                    f"{path} is no prompt file: its header has no {MARK}. Make one with python -m tadisr prompt."
-                )
-            if header[MARK] != FORMAT:
-                raise CheckpointError(
-                    f"{path} has prompt format {header[MARK]}, this version reads {FORMAT}: update the pack."
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): write or copy it again.") from error
-    try:
-        record = json.loads(header["tadisr.prompt"])
+        record = parse_json(header["tadisr.prompt"])
+        if not all(isinstance(value, str) for value in record.values()):
+            raise ValueError("its record holds more than texts")
         prompt = EncodedPrompt(**({"pooled": None} | tensors | record))
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is a prompt file this version cannot read: {error}") from error
     check(prompt, path)
     return prompt
 
 
 def check(prompt: EncodedPrompt, path: Path) -> None:
-    """Raises CheckpointError unless the tensors fit one another."""
+    """Raise CheckpointError unless the tensors have the dtypes of a prompt, fit one another and are finite."""
+    for name, tensor in prompt.tensors().items():
+        whole = name in ("mask", "positions")
+        if tensor.dtype not in (
+            (torch.int64, torch.int32) if whole else (torch.float32, torch.float16, torch.bfloat16)
+        ):
+            raise CheckpointError(
+                f"{path} has {name} in {str(tensor.dtype).removeprefix('torch.')}, expected "
+                f"{'int64' if whole else 'float32, float16 or bfloat16'}: encode the prompt again."
+            )
     tokens = prompt.embedding.shape[1] if prompt.embedding.ndim == 3 else 0
     sound = (
         tokens > 0

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..atomic_write import write_atomic
 from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError
-from ..model import TADiSR
+from ..model import TADiSR, check_buildable
 from ..model.lora import Whole, lora_state, merge, updates
 from ..model.precision import FP8, LowRank, follow, place
 from ..prompt import EncodedPrompt, Prompt, use_prompt
+from ..safetensors_file import write_safetensors
+from ..validation import parse_json
 from .tensor_index import Table, read_table
 
 FORMAT = "1"
@@ -51,6 +51,16 @@ def read_header(path: str | Path) -> Checkpoint:
     return _header(read_table(path))
 
 
+def read_config(path: str | Path) -> ModelConfig:
+    """The config of a checkpoint that is to be loaded: it builds a network that runs. Raises CheckpointError."""
+    config = read_header(path).config
+    try:
+        check_buildable(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} has a config that makes no network: {error}") from error
+    return config
+
+
 def _header(table: Table) -> Checkpoint:
     path, metadata = Path(table.where), table.metadata
     if "tadisr.format" not in metadata:
@@ -61,11 +71,23 @@ def _header(table: Table) -> Checkpoint:
         raise CheckpointError(
             f"{path} has TADiSR format {metadata['tadisr.format']}, this version reads {FORMAT}: update the pack."
         )
+    if "tadisr.config" not in metadata:
+        raise CheckpointError(f"{path} has no tadisr.config in its header: it is damaged, download or copy it again.")
     try:
-        config = ModelConfig.from_dict(json.loads(metadata["tadisr.config"]))
-        base, training = (json.loads(metadata.get(f"tadisr.{key}", "{}")) for key in ("base", "training"))
-    except (KeyError, ValueError, ConfigError) as error:
+        config = ModelConfig.from_dict(parse_json(metadata["tadisr.config"]))
+        base, training = (parse_json(metadata.get(f"tadisr.{key}", "{}")) for key in ("base", "training"))
+    except (ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
+    digests = base.get("digest") or {} if isinstance(base, dict) else None
+    if not isinstance(training, dict) or not isinstance(digests, dict):
+        raise CheckpointError(
+            f"{path} has no tables in its tadisr.base and tadisr.training: it is damaged, copy it again."
+        )
+    if config.lora is None and config.layers > len(table.entries):
+        raise CheckpointError(
+            f"{path} has a config of {config.layers} layers, but only {len(table.entries)} tensors: it is damaged, copy it "
+            "again."
+        )
     numbers = sum(torch.Size(entry.shape).numel() for entry in table.entries.values())
     prompt = any(name.startswith("prompt.") for name in table.entries)
     return Checkpoint(path, FORMAT, config, base, training, len(table.entries), numbers, path.stat().st_size, prompt)
@@ -154,7 +176,7 @@ def write(
         "tadisr.base": json.dumps(base),
         "tadisr.training": json.dumps(training or {}, ensure_ascii=False),
     }
-    write_atomic(path, lambda temporary: save_file(cast, temporary, metadata))
+    write_safetensors(path, cast, metadata)
 
 
 def _storable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

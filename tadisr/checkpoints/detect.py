@@ -97,19 +97,19 @@ def what_is(table: Table) -> str:
     unet = _unet(table)
     if unet:
         return unet
-    latent = _shape(table, "decoder.conv_in.weight")
+    latent = _inputs(_shape(table, "decoder.conv_in.weight"))
     if latent is not None and _shape(table, "encoder.conv_in.weight") is not None:
-        if len(latent) == 4 and latent[1] == 4 and _shape(table, "quant_conv.weight") is not None:
+        if latent == 4 and _shape(table, "quant_conv.weight") is not None:
             return VAE
-        return f"a VAE of {latent[1]} latent channels"
+        return f"a VAE of {latent} latent channels"
     if any("double_blocks." in n or "joint_blocks." in n or "transformer_blocks.0." in n for n in names):
         return TRANSFORMER
     return f"something else (its first tensor is {next(iter(names))})" if names else "empty"
 
 
 def _unet(table: Table) -> str | None:
-    first = _shape(table, "conv_in.weight", "input_blocks.0.0.weight")
-    query = next((e.shape for name, e in table.entries.items() if name.endswith("attn2.to_k.weight")), None)
+    first = _inputs(_shape(table, "conv_in.weight", "input_blocks.0.0.weight"))
+    query = _inputs(next((e.shape for name, e in table.entries.items() if name.endswith("attn2.to_k.weight")), None))
     if (
         first is None
         or query is None
@@ -119,14 +119,19 @@ def _unet(table: Table) -> str | None:
         )
     ):
         return None
-    label = _shape(table, "add_embedding.linear_1.weight", "label_emb.0.0.weight")
+    label = _inputs(_shape(table, "add_embedding.linear_1.weight", "label_emb.0.0.weight"))
     if _shape(table, "encoder_hid_proj.weight") is not None:
-        return KOLORS if first[1] == 4 else f"Kolors' inpainting U-Net ({first[1]} input channels)"
+        return KOLORS if first == 4 else f"Kolors' inpainting U-Net ({first} input channels)"
     if label is None:
         return {768: "Stable Diffusion 1.5's U-Net", 1024: "Stable Diffusion 2's U-Net"}.get(
-            query[1], "a Stable Diffusion U-Net"
+            query, "a Stable Diffusion U-Net"
         )
-    return EARLY if label[1] == 5632 else "SDXL's U-Net"
+    return EARLY if label == 5632 else "SDXL's U-Net"
+
+
+def _inputs(shape: tuple[int, ...] | None) -> int | None:
+    """Input width of the layer whose weight has this shape; None for no weight of a layer."""
+    return shape[1] if shape is not None and len(shape) > 1 else None
 
 
 def _shape(table: Table, *names: str) -> tuple[int, ...] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +14,12 @@ from ..config import LoRAConfig, ModelConfig
 from ..errors import CheckpointError
 from ..presets import preset
 from ..prompt import EncodedPrompt, Prompt
+from ..validation import shorten
 from .adapter import file_digest
+from .pickle_file import read_pickle
 from .release_layout import VAE, Table, decoder_table, denoiser_table, vae_table
 
+NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DECODERS = ("js_decoder", "mi_decoder")  # the same table under its later and its earlier name
 WRONG = "It is neither of the two files that the authors published: download it again."
 PROMPT = (  # true of an adapter that carries a prompt and of one that does not
@@ -119,20 +121,12 @@ def described(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Im
 
 def load_pickle(path: Path) -> Mapping[str, Any]:
     """The file's entries, its tensors mapped, nothing in it run. Raises CheckpointError."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    if path.open("rb").read(64).startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a git-lfs pointer, not the weights: fetch it with git lfs pull.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is no pickle of tensors alone, and nothing else is opened here. {WRONG}"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]}). {WRONG}") from error
+    state = read_pickle(path, WRONG)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, expected tables of tensors. {WRONG}")
+    for name, table in (("it", state), *state.items()):
+        if isinstance(table, Mapping) and not all(isinstance(key, str) for key in table):
+            raise CheckpointError(f"{path}: {name!s:.60} has names that are no texts. {WRONG}")
     return state
 
 
@@ -153,9 +147,11 @@ def check_entries(
         if names:
             raise CheckpointError(f"{path} {word} {min(map(str, names))}. {WRONG}")
     for name, value in settings.items():
-        found = set(state[name]) if isinstance(value, set) else state[name]
-        if found != value:
-            raise CheckpointError(f"{path} has {name} {state[name]}, expected {value}. {WRONG}")
+        found = state[name]
+        if isinstance(value, set) and isinstance(found, (list, tuple, set)) and all(isinstance(x, str) for x in found):
+            found = set(found)
+        if type(found) is not type(value) or found != value:
+            raise CheckpointError(f"{path} has {name} {shorten(found)}, expected {value}. {WRONG}")
     for name in tables:
         if not isinstance(state[name], Mapping):
             raise CheckpointError(f"{path} has no table in {name}. {WRONG}")
@@ -169,8 +165,11 @@ def check_table(found: Mapping[str, Any], table: Table, where: str) -> None:
         raise CheckpointError(f"{where} {what} ({len(missing)} missing, {len(unknown)} unknown). {WRONG}")
     for name, shape in table.shapes.items():
         tensor = found[name]
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            what = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not plain or tuple(tensor.shape) != shape or tensor.dtype not in NUMBERS:
+            what = type(tensor).__name__
+            if isinstance(tensor, Tensor):
+                what = f"{tuple(tensor.shape)} {tensor.dtype} {tensor.layout} on {tensor.device}"
             raise CheckpointError(f"{where}: {name} is {what}, expected {shape} of floating point. {WRONG}")
         if not tensor.isfinite().all():
             raise CheckpointError(f"{where}: {name} has NaN or infinite values. {WRONG}")

@@ -6,162 +6,21 @@ first, so that a download that was cut off is told before gigabytes are read.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import CheckpointError
+from ..safetensors_file import Entry, Table, check_finite, read_table
+from ..validation import parse_json, shorten
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+__all__ = ["Entry", "Table", "check_finite", "find_table", "part_folder", "read_index", "read_shards", "read_table"]
+
 STEM = "diffusion_pytorch_model"
-LONGEST_HEADER = 100_000_000  # as safetensors itself has it
 SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.safetensors$")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one tensor is. `held` instead of a file: it is in memory already."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    file: Path | None = None
-    begin: int = 0  # bytes from the start of the file
-    bytes: int = 0
-    held: Tensor | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Tensors by name. `where` is how sentences speak of it."""
-
-    where: str
-    entries: dict[str, Entry]
-    metadata: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, tensors: dict[str, Tensor], where: str) -> Table:
-        """Of tensors that are in memory."""
-        return cls(where, {name: Entry(t.dtype, tuple(t.shape), held=t) for name, t in tensors.items()})
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted({entry.file for entry in self.entries.values() if entry.file is not None})
-
-    @property
-    def bytes(self) -> int:
-        return sum(entry.bytes for entry in self.entries.values())
-
-    def read(
-        self, names: dict[str, str], stays: Callable[[str, torch.dtype], bool] | None = None
-    ) -> Iterator[tuple[str, Tensor]]:
-        """(new name, tensor) for every pair {new name: name here}, in the files' order.
-
-        stays(new name, type): whether the tensor will be used as it is. Then it remains in its file, mapped, and is
-        paged in when it is used; else it is there until the next one is asked for, to be converted. None: all are read
-        into memory of their own.
-        """
-        order = sorted(names, key=lambda new: (str(self.entries[names[new]].file), self.entries[names[new]].begin))
-        mapped: dict[Path, Tensor] = {}
-        longest = max((self.entries[name].bytes for name in names.values()), default=0)
-        scratch: Tensor | None = None
-        for new in order:
-            entry = self.entries[names[new]]
-            if entry.held is not None:
-                yield new, entry.held.detach().cpu()
-                continue
-            assert entry.file is not None
-            as_it_is = stays is not None and (stays(new, entry.dtype) or not entry.dtype.is_floating_point)
-            if as_it_is and entry.begin % entry.dtype.itemsize == 0 and entry.bytes:
-                if entry.file not in mapped:
-                    size = entry.file.stat().st_size
-                    mapped[entry.file] = torch.from_file(str(entry.file), shared=False, size=size, dtype=torch.uint8)
-                raw = mapped[entry.file][entry.begin : entry.begin + entry.bytes]
-            else:
-                if stays is None or as_it_is:
-                    raw = torch.empty(entry.bytes, dtype=torch.uint8)
-                else:
-                    if scratch is None:  # once: memory that grows leaves gaps between what stays
-                        scratch = torch.empty(longest, dtype=torch.uint8)
-                    raw = scratch[: entry.bytes]
-                _read(entry.file, entry.begin, raw)
-            yield new, raw.view(entry.dtype).reshape(entry.shape)
-
-
-def _read(file: Path, begin: int, into: Tensor) -> None:
-    with file.open("rb") as opened:
-        opened.seek(begin)
-        if opened.readinto(memoryview(into.numpy())) != len(into):  # pyright: ignore[reportArgumentType]
-            raise CheckpointError(f"{file} became shorter while it was read: copy it again.")
-
-
-# ---- one file -------------------------------------------------------------------------------------------------------
-
-
-def read_table(path: str | Path, *, whole: bool = True) -> Table:
-    """The table of one safetensors file. Raises CheckpointError for what is missing, cut short or something else.
-
-    whole: False lets a file pass whose header is all there and whose tensors are not, to tell what it was to be.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            foreign = _foreign(head + file.read(56))
-            if foreign:
-                raise CheckpointError(f"{path} is {foreign}")
-            size = path.stat().st_size
-            if len(head) < 8 or not 2 <= length <= LONGEST_HEADER or 8 + length > size:
-                raise CheckpointError(_cut(path, "its header is not all there"))
-            file.seek(8)
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            entries = {name: _entry(path, 8 + length, tensor) for name, tensor in header.items()}
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(_cut(path, "its header cannot be read")) from error
-    end = max((entry.begin + entry.bytes for entry in entries.values()), default=0)
-    if whole and size < end:
-        raise CheckpointError(_cut(path, f"it has {size:,} bytes of the {end:,} that its header promises"))
-    return Table(str(path), entries, metadata)
-
-
-def _entry(path: Path, base: int, tensor: dict) -> Entry:
-    begin, end = tensor["data_offsets"]
-    dtype = DTYPES.get(tensor["dtype"])
-    if dtype is None:
-        raise CheckpointError(f"{path} holds the number type {tensor['dtype']}, which TADiSR does not know.")
-    return Entry(dtype, tuple(tensor["shape"]), path, base + begin, end - begin)
-
-
-def _cut(path: Path, what: str) -> str:
-    return f"{path} is not a whole safetensors file: {what}. Download or copy it again."
-
-
-def _foreign(head: bytes) -> str | None:
-    """What a file that is no safetensors gives itself away as."""
-    if head.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer, not the weights: fetch it with git lfs pull, or download the file itself."
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "a web page, not the weights: download the file itself, not the page about it."
-    pickled = head.startswith(b"\x80\x02") and any(head[2:8])  # not the length of a header of 640 bytes
-    if head.startswith(b"PK\x03\x04") or pickled:
-        return "a pickle (.bin, .ckpt, .pt): TADiSR reads safetensors only, take the .safetensors of the same model."
-    if head.startswith(b"GGUF"):
-        return "a GGUF file: TADiSR reads safetensors; for little memory choose fp8 as its number type."
-    return None
 
 
 # ---- folders --------------------------------------------------------------------------------------------------------
@@ -222,10 +81,11 @@ def _variant(stem: str) -> str:
 def read_index(path: Path) -> Table:
     """All shards that an index lists. Raises CheckpointError for a shard that is missing, cut short or another one's."""
     try:
-        places: dict[str, str] = json.loads(path.read_text("utf-8"))["weight_map"]
-        names = sorted(set(places.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{path} is no index of shards (it has no weight_map): download it again.") from error
+        index = parse_json(path.read_text("utf-8"))
+        names = shard_names(index)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is no index of shards ({error}): download it again.") from error
+    places: dict[str, str] = index["weight_map"]
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -240,6 +100,17 @@ def read_index(path: Path) -> Table:
             "different downloads are mixed here. Download the folder again."
         )
     return Table(str(path.parent), entries)
+
+
+def shard_names(index: Any) -> list[str]:
+    """The files that a parsed index lists, sorted. Raises ValueError for what is no index, or leads out of its folder."""
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict):
+        raise ValueError("it has no weight_map")
+    for value in places.values():
+        if not isinstance(value, str) or not 0 < len(value) < 256 or set(value) & set("/\\\0") or value in (".", ".."):
+            raise ValueError(f"its weight_map names {shorten(value)}, expected a file beside it")
+    return sorted(set(places.values()))
 
 
 def read_shards(paths: list[Path]) -> Table:

@@ -21,7 +21,7 @@ from ..model import TADiSR
 from ..model.vae import scaled, unscaled
 from ..prompt import EncodedPrompt, prompted
 from .latent_matching import match
-from .upscale import Progress, Upscaled, check, checked_guide
+from .upscale import Progress, Upscaled, check, checked_guide, require_finite
 
 T = TypeVar("T")
 
@@ -71,6 +71,7 @@ def encode(
 
 def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
     latent, skips = model.encode(upscaled.to(model.device))
+    require_finite(model, latent)
     return unscaled(model.config.vae, latent.float()).cpu(), [skip.float().cpu() for skip in skips]
 
 
@@ -105,6 +106,7 @@ def denoise(
 def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
     config = model.config.vae
     latent, responses = model.denoise(scaled(config, samples.to(model.device).float()).to(model.dtype))
+    require_finite(model, latent)
     return unscaled(config, latent.float()).cpu(), [response.float().cpu() for response in responses]
 
 
@@ -150,6 +152,7 @@ def decode(
         if guide is not None:
             drawn = guide[i : i + 1].to(model.device)
         image, logits, _ = model.decode(latent, a_tex, skips, upscaled, drawn, strength=strength)
+        require_finite(model, image, logits)
         image = image[..., : size[0], : size[1]].float().clamp(0, 1).cpu()
         if logits is None:
             return image, torch.zeros_like(image[:, :1])

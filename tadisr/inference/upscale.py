@@ -22,12 +22,13 @@ from torch import Tensor
 from ..checkpoints import adapter
 from ..checkpoints.base_model import load_base
 from ..config import SCALE
-from ..errors import CheckpointError, ConfigError, ImageError
+from ..errors import CheckpointError, ConfigError, ImageError, OutOfMemoryError, ResultError
 from ..images.alpha import Layers, laid_on_ground, split_alpha, split_layers, varies
 from ..images.resample import Span, output_size, pad_to_multiple, resize, resize_window, shrink
 from ..model import TADiSR
 from ..model.certainty import keep_sure_detail
 from ..model.precision import compute_type
+from ..out_of_memory import free_memory, out_of_memory_reason
 from ..prompt import read_prompt
 from . import color
 from .preview import Preview
@@ -85,7 +86,7 @@ def load(
     CheckpointError.
     """
     path = COMPACT if path is None else Path(path)
-    config = adapter.read_header(path).config
+    config = adapter.read_config(path)
     if config.lora is None and (base is not None or vae is not None):
         raise CheckpointError(f"{path} stands alone, it is no adapter: leave out the base {base or vae}.")
     dtype = dtype or torch.float32
@@ -178,10 +179,17 @@ def upscale_strips(
                 given = True
                 yield strip
             return
-        except torch.cuda.OutOfMemoryError:
-            if given or is_smallest(tiling):
+        except Exception as error:
+            reason = out_of_memory_reason(error)
+            if reason is None:
                 raise
-        tiling = make_smaller(tiling, say)
+        job = None  # outside of the except block: the error's frames hold the tensors of the failed attempt
+        free_memory()
+        if given:
+            raise OutOfMemoryError(
+                f"Memory ran out when a part of the image was given already ({reason}): set tile to less than {tiling.tile}."
+            )
+        tiling = make_smaller(tiling, reason, image, say)
 
 
 def mapped_in(folder: str) -> Callable[[tuple[int, ...]], Tensor]:
@@ -205,33 +213,41 @@ def upscale_in_memory(
     say: Callable[[str], object] = log.warning,
     **options: Unpack[Options],
 ) -> Upscaled:
-    """`upscale`, and when the GPU's memory does not suffice again with one tile at a time, then with half the tile.
+    """Upscale as `upscale` does; where memory runs out, again with one tile at a time, then with tiles of half the side.
 
-    say: gets one sentence each time. Raises torch.cuda.OutOfMemoryError when the smallest tile is too large.
+    One tile at a time gives the same image. Smaller tiles do not quite: the network normalises over a tile, which moves
+    pixels by .003 in the mean, a few by .07. say: called with one sentence at each attempt, which says so.
+    Raises OutOfMemoryError where the smallest tile does not fit either.
     """
     while True:
         try:
             return upscale(model, image, tiling=tiling, color_fix=color_fix, allocate=allocate, **options)
-        except torch.cuda.OutOfMemoryError:
-            if is_smallest(tiling):
+        except Exception as error:
+            reason = out_of_memory_reason(error)
+            if reason is None:
                 raise
-        tiling = make_smaller(tiling, say)
+        free_memory()  # outside of the except block: the error's frames hold the tensors of the failed attempt
+        tiling = make_smaller(tiling, reason, image, say)
 
 
-def is_smallest(tiling: Tiling) -> bool:
-    return tiling.batch == 1 and tiling.tile // 2 < SMALLEST_TILE
-
-
-def make_smaller(tiling: Tiling, say: Callable[[str], object]) -> Tiling:
-    """The next smaller tiling to try when memory does not suffice; says so."""
+def make_smaller(tiling: Tiling, reason: str, image: Tensor, say: Callable[[str], object]) -> Tiling:
+    """The next smaller tiling to try when memory did not suffice; says so. Raises OutOfMemoryError after the smallest one."""
     if tiling.batch > 1:
-        tiling = replace(tiling, batch=1)
+        smaller = replace(tiling, batch=1)
+        what = "one tile at a time, which gives the same image"
+    elif tiling.tile // 2 >= SMALLEST_TILE:
+        smaller = replace(tiling, tile=tiling.tile // 2, overlap=min(tiling.overlap, tiling.tile // 4))
+        what = (
+            f"tiles of {smaller.tile}, overlap {smaller.overlap}: the image differs a little from one in larger tiles; to have "
+            f"it so from the start, set tile to {smaller.tile}"
+        )
     else:
-        tiling = replace(tiling, tile=tiling.tile // 2, overlap=min(tiling.overlap, tiling.tile // 4))
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    say(f"Out of memory: going on with tiles of {tiling.tile}, overlap {tiling.overlap}, {tiling.batch} at once.")
-    return tiling
+        raise OutOfMemoryError(
+            f"Memory does not suffice for an image of {image.shape[-1]}x{image.shape[-2]} in tiles of {tiling.tile} either "
+            f"({reason}). Free memory, set dtype to fp16 or bf16, upscale a smaller image or fewer at once, or use the CPU."
+        )
+    say(f"Out of memory: going on with {what}.")
+    return smaller
 
 
 class Upscaling:
@@ -396,6 +412,7 @@ def run_tile(
     multiple = model.config.multiple
     padded = pad_to_multiple(tile, multiple).to(device)
     output = model(padded, None if guide is None else pad_to_multiple(guide, multiple).to(device))
+    require_finite(model, output.image, output.mask_logits)
     picture, trunk = output.image, model.config.decoder.trunk
     if trunk is not None and output.log_variance is not None:
         kept = trunk.detail if detail is None else detail
@@ -404,6 +421,19 @@ def run_tile(
     if output.mask_logits is None:
         return picture, torch.zeros_like(picture[:, :1])
     return picture, output.mask_logits[..., :height, :width].float().sigmoid()
+
+
+def require_finite(model: TADiSR, *results: Tensor | None) -> None:
+    """Raise ResultError for NaN or infinite values: clamped, they would be a black image."""
+    if all(bool(result.isfinite().all()) for result in results if result is not None):
+        return
+    kind = str(model.dtype).removeprefix("torch.")
+    advice = (
+        "its weights are damaged, download or copy the file again"
+        if model.dtype == torch.float32
+        else "load it in fp32, or bf16 where the GPU has it; if that gives the same, its weights are damaged"
+    )
+    raise ResultError(f"The {model.config.name} model gave NaN or infinite values in {kind}: {advice}.")
 
 
 def check(image: Tensor, scale: float) -> None:

@@ -1,5 +1,5 @@
 """The network: VAE, denoiser with text-aware cross-attention, joint decoders."""
 
-from .network import Output, TADiSR
+from .network import Output, TADiSR, check_buildable
 
-__all__ = ["Output", "TADiSR"]
+__all__ = ["Output", "TADiSR", "check_buildable"]

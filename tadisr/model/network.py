@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..errors import ImageError
+from ..errors import ConfigError, ImageError, TADiSRError
 from ..prompt import Prompt
 from .denoiser import build_denoiser
 from .joint_decoder import JointParts
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a n
     from diffusers.models.modeling_utils import ModelMixin
 
 log = logging.getLogger(__name__)
+LARGEST_MULTIPLE = 1024  # of an image's sides, in pixels; Kolors has 32
 T = TypeVar("T")
 
 
@@ -195,3 +196,28 @@ class TADiSR(nn.Module):
         a_tex = self.project(latent, responses)
         picture, mask_logits, log_variance = self.decode(latent, a_tex, skips, image, guide)
         return Output(picture, mask_logits, latent, responses, log_variance)
+
+
+def check_buildable(config: ModelConfig) -> None:
+    """Build the network without memory and run it once on the smallest image. Raises ConfigError where that fails.
+
+    What diffusers takes, and whether its parts fit one another, only diffusers knows; this takes 0.3 s for compact and
+    2 s for Kolors.
+    """
+    size = config.multiple
+    if size > LARGEST_MULTIPLE:
+        raise ConfigError(
+            f"its network takes images whose sides are multiples of {size}, expected {LARGEST_MULTIPLE} at most."
+        )
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            model = TADiSR(config).eval()
+            image = torch.empty(1, 3, size, size)
+            output = model(image)
+    except TADiSRError:
+        raise
+    except Exception as error:  # whatever diffusers and torch raise for arguments that fit nothing
+        what = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"diffusers cannot build or run it ({type(error).__name__}: {what:.200}).") from error
+    if output.image.shape != image.shape:
+        raise ConfigError(f"it makes an image of {tuple(output.image.shape)} of one of {tuple(image.shape)}.")

@@ -10,9 +10,7 @@ What a file is shows in its table of tensors, never in its name.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.tensor_index import Entry, Table, part_folder, read_index, read_table
+from ..checkpoints.pickle_file import read_pickle
+from ..checkpoints.tensor_index import Entry, Table, part_folder, read_index, read_table, shard_names
 from ..errors import CheckpointError
+from ..validation import parse_json, shorten
 
 # What no table of tensors tells of ChatGLM3-6B-Base; the names that a config.json may tell otherwise.
 CHATGLM3: dict[str, Any] = {
@@ -60,7 +60,12 @@ class Weights:
                 f"{source} is not a whole ChatGLM3: it lacks {lacking[0]}. Kolors needs its own text encoder, no other "
                 "will do."
             )
-        self.config = {**CHATGLM3, **sizes(self.entries), **config}
+        self.config = {**CHATGLM3, **sizes_of(self.entries, source), **config}
+        if not 1 <= self.config["num_layers"] <= len(self.entries):
+            raise CheckpointError(
+                f"{source} says it has {self.config['num_layers']} layers, but holds {len(self.entries)} tensors: "
+                "it is damaged, download or copy it again."
+            )
 
     def check(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Raises CheckpointError unless every tensor named is there, in that shape or packed to it."""
@@ -148,17 +153,17 @@ def names_in(path: Path) -> set[str]:
     try:
         if path.is_dir():
             index = next((path / name for name in INDEXES if (path / name).is_file()), None)
-            return set() if index is None else set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        return set(header(path))
+            return set() if index is None else set(parse_json(index.read_text(encoding="utf-8"))["weight_map"])
+        return set(header(path)) if path.is_file() else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
 
 def header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header as it stands; one far larger than ChatGLM's is not read. Raises OSError, ValueError."""
+    """Read a safetensors file's header; one far larger than ChatGLM's is not read. Raises OSError, ValueError."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size)) if size < LARGEST_HEADER else {}
+        return parse_json(file.read(size)) if size < LARGEST_HEADER else {}
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
@@ -166,10 +171,17 @@ def folder_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {name: data[name] for name in TOLD if data.get(name) is not None}
-    except (ValueError, AttributeError) as error:
+        data = parse_json(path.read_text(encoding="utf-8"))
+        told = {name: data[name] for name in TOLD if data.get(name) is not None}
+    except (ValueError, AttributeError, OSError) as error:
         raise CheckpointError(f"{path} is no JSON table ({error}): copy it again.") from error
+    for name, value in told.items():
+        known = CHATGLM3.get(name, 0)
+        if type(value) is not type(known) or (not isinstance(value, bool) and not 0 <= value <= 2**31):
+            raise CheckpointError(
+                f"{path} has {name} {shorten(value)}, expected a value such as {known!r}: copy it again."
+            )
+    return told
 
 
 def folder_table(folder: Path) -> Table:
@@ -192,26 +204,32 @@ def file_table(path: Path) -> Table:
 def pickled_shards(index: Path) -> Table:
     """All pickles that an index lists, mapped."""
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files = shard_names(parse_json(index.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{index} is no index of shards ({error}): copy it again.") from error
     tensors = {name: tensor for file in files for name, tensor in load_bin(index.parent / file).items()}
     return Table.of(tensors, str(index.parent))
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:
-    """A pytorch_model-*.bin, tensors only and mapped, not read."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}: the copy is not complete.")
-    try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise TypeError("no table of tensors in it")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, TypeError, ValueError) as error:
+    """The tensors of a pytorch_model-*.bin, mapped, not read. Raises CheckpointError."""
+    state = read_pickle(path, "Download or copy it again.")
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(
-            f"{path} is not a whole file of PyTorch weights ({str(error).splitlines()[0]}): download or copy it again."
-        ) from error
+            f"{path} is not a file of PyTorch weights (no table of tensors): download or copy it again."
+        )
     return state
+
+
+def sizes_of(entries: dict[str, Entry], source: Path) -> dict[str, Any]:
+    """`sizes`. Raises CheckpointError for shapes that are no ChatGLM3's."""
+    try:
+        return sizes(entries)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        shapes = {name: entries[name].shape for name in MARKS}
+        raise CheckpointError(
+            f"{source} is not a ChatGLM3: its shapes are {shapes}. Download or copy it again."
+        ) from error
 
 
 def sizes(entries: dict[str, Entry]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when a 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ..errors import CheckpointError, TADiSRError
 from ..model.precision import place
 from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
+from ..validation import parse_json, shorten
 from .chatglm3_weights import names_in
 from .word_positions import word_positions
 
@@ -41,8 +41,11 @@ def is_glm(path: str | Path) -> bool:
     """
     folder = encoder_folder(Path(path))
     config = folder / "config.json"
-    if config.is_file():
-        return '"glm"' in config.read_text("utf-8")
+    try:
+        if config.is_file():
+            return '"glm"' in config.read_text("utf-8")
+    except (OSError, ValueError):  # unreadable, or no text
+        return False
     names = (names_in(folder) or names_in(folder / FILES[1])) if folder.is_dir() else ()
     return all(name in names or PREFIX + name in names for name in MARKS)
 
@@ -122,7 +125,10 @@ def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
             f"Encoding a prompt needs transformers>=4.46: pip install 'tadisr[prompt]' ({error})."
         ) from error
     try:
-        config = GlmConfig(**json.loads((folder / "config.json").read_text("utf-8")))
+        config = GlmConfig(**parse_json((folder / "config.json").read_text("utf-8")))
+        layers = config.num_hidden_layers
+        if not isinstance(layers, int) or not 1 <= layers <= len(table.entries):
+            raise ValueError(f"its num_hidden_layers is {shorten(layers)}, the files hold {len(table.entries)} tensors")
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} has CogView4's GLM-4 in it, but not its config.json: put that of CogView4-6B's text_encoder folder "
@@ -130,8 +136,13 @@ def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
         ) from error
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} has no config.json of a GLM in it ({error}): download it again.") from error
-    with torch.device("meta"):
-        model = GlmModel(config).eval().requires_grad_(False)
+    try:
+        with torch.device("meta"):
+            model = GlmModel(config).eval().requires_grad_(False)
+    except Exception as error:  # whatever transformers raises for values that fit no model
+        raise CheckpointError(
+            f"{folder}/config.json describes no GLM ({_first_line(error)}): download it again."
+        ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     prefix = PREFIX if PREFIX + "norm.weight" in table.entries else ""
     names = {name: prefix + name for name in shapes}
@@ -142,6 +153,10 @@ def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
             f"shape, the first {wrong[0]}. Download the text_encoder folder again."
         )
     return model, names
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def stream_layers(

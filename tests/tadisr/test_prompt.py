@@ -61,7 +61,7 @@ def test_writing_is_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPa
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("tadisr.prompt.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         encoded(seed=1).save(file)
     assert file.read_bytes() == before and [p.name for p in file.parent.iterdir()] == [file.name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from typing import Any
+import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from torch import Tensor
 
 import tadisr
 from tadisr import ConfigError, ImageError, TADiSR, upscale, upscale_in_memory
+from tadisr.errors import OutOfMemoryError, ResultError
 from tadisr.images import read_image, resize
 from tadisr.images.tensors import to_tensor
+from tadisr.inference import staged as stages
 from tadisr.inference import upscale as pipeline
 from tadisr.inference.tiling import Tiling
 
@@ -195,28 +199,105 @@ def test_without_joint_decoders_the_mask_is_empty() -> None:
     assert not upscale(model.eval(), torch.rand(1, 3, 8, 8)).mask.any()
 
 
-def test_out_of_memory_is_answered_by_smaller_tiles(compact: TADiSR, monkeypatch: pytest.MonkeyPatch) -> None:
-    """First one tile at a time, then half the tile, then half again; said each time; the result is a whole one."""
-    run_tile = pipeline.run_tile
+OUT_OF_MEMORY = [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError(
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input."
+    ),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+]
 
-    def scarce(model: TADiSR, tile: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        if tile[:, 0].numel() > 200 * 200:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return run_tile(model, tile, *arguments)
 
-    monkeypatch.setattr(pipeline, "run_tile", scarce)
+def scarce(model: TADiSR, side: int, error: Exception) -> Callable[[], None]:
+    """Let the model's encoder raise `error` for inputs of more than side x side; returns what undoes it."""
+
+    def refuse(_: object, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0][:, 0].numel() * model.config.patch**2 > side**2:
+            raise error
+
+    return model.vae.encoder.conv_in.register_forward_pre_hook(refuse).remove
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:30])
+def test_out_of_memory_is_answered_by_smaller_tiles(compact: TADiSR, error: Exception) -> None:
+    """First one tile at a time, then half the tile, then half again; each is said; the result is that of small tiles."""
     said: list[str] = []
-    lr = torch.rand(1, 3, 120, 130)
-    result = upscale_in_memory(compact, lr, tiling=Tiling(tile=512, overlap=256, batch=4), say=said.append)
-    assert [s.split("tiles of ")[1] for s in said] == [
-        "512, overlap 256, 1 at once.",
-        "256, overlap 128, 1 at once.",
-        "128, overlap 64, 1 at once.",
+    lr = torch.rand(1, 3, 70, 90)
+    remove = scarce(compact, 140, error)
+    try:
+        result = upscale_in_memory(compact, lr, tiling=Tiling(tile=256, overlap=128, batch=4), say=said.append)
+        with pytest.raises(OutOfMemoryError, match=r"in tiles of 128 either .*Free memory, set dtype"):
+            remove()
+            remove = scarce(compact, 100, error)
+            upscale_in_memory(compact, lr, tiling=Tiling(tile=128, overlap=64), say=said.append)
+    finally:
+        remove()
+    assert said == [
+        "Out of memory: going on with one tile at a time, which gives the same image.",
+        "Out of memory: going on with tiles of 128, overlap 64: the image differs a little from one in larger tiles; to have "
+        "it so from the start, set tile to 128.",
     ]
     assert torch.equal(result.image, upscale(compact, lr, tiling=Tiling(tile=128, overlap=64)).image)
-    monkeypatch.setattr(pipeline, "SMALLEST_TILE", 512)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        upscale_in_memory(compact, lr, tiling=Tiling(tile=512, overlap=256), say=said.append)
+
+
+def test_one_tile_at_a_time_gives_the_same_image(compact: TADiSR) -> None:
+    lr, said = torch.rand(2, 3, 40, 40), []
+    remove = scarce(compact, 260, MemoryError())
+    try:
+        result = upscale_in_memory(compact, lr, tiling=Tiling(tile=160, overlap=64, batch=2), say=said.append)
+    finally:
+        remove()
+    assert len(said) == 1
+    assert (
+        result.image - upscale(compact, lr, tiling=Tiling(tile=160, overlap=64, batch=2)).image
+    ).abs().max() < 1 / 255
+
+
+def test_other_errors_are_not_taken_for_memory(compact: TADiSR) -> None:
+    remove = scarce(compact, 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    try:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            upscale_in_memory(compact, torch.rand(1, 3, 8, 8))
+    finally:
+        remove()
+
+
+def test_a_failed_attempt_leaves_no_tensors_behind(compact: TADiSR) -> None:
+    """The sentence is raised when the tensors of the attempts are gone."""
+    alive: list[weakref.ref[Tensor]] = []
+
+    def refuse(_: object, inputs: tuple[Tensor, ...]) -> None:
+        alive.append(weakref.ref(inputs[0]))
+        raise MemoryError
+
+    handle = compact.vae.encoder.conv_in.register_forward_pre_hook(refuse)
+    try:
+        with pytest.raises(OutOfMemoryError) as caught:
+            upscale_in_memory(compact, torch.rand(1, 3, 40, 40), tiling=Tiling(tile=256, overlap=128, batch=2))
+    finally:
+        handle.remove()
+    assert len(alive) == 3 and not any(ref() is not None for ref in alive)
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+def test_a_network_that_gives_no_numbers_is_an_error(compact: TADiSR) -> None:
+    """NaN in a result is never an image, in one node or in stages."""
+    broken = copy.deepcopy(compact)
+    broken.vae.decoder.conv_out.weight.data.fill_(float("nan"))
+    lr = torch.rand(1, 3, 16, 16)
+    with pytest.raises(ResultError, match="gave NaN or infinite values in float32: its weights are damaged"):
+        upscale(broken, lr)
+    samples, source = stages.encode(broken, lr)
+    samples, attention = stages.denoise(broken, samples, source)
+    with pytest.raises(ResultError, match="gave NaN"):
+        stages.decode(broken, samples, attention)
+    broken.vae.encoder.conv_in.weight.data.fill_(3e38)
+    with pytest.raises(ResultError, match="gave NaN"):
+        stages.encode(broken, lr)
 
 
 def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:

@@ -292,10 +292,10 @@ def test_broken_pickles(glm: Any, vocabulary: Path, tmp_path: Path) -> None:
     shard = root / "text_encoder" / "pytorch_model-00003-of-00007.bin"
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="not a whole file of PyTorch weights"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         encode_prompt(root)
     torch.save({"run": print}, shard)  # code in a pickle is refused, not run
-    with pytest.raises(CheckpointError, match="not a whole file of PyTorch weights"):
+    with pytest.raises(CheckpointError, match="is no pickle of tensors alone"):
         encode_prompt(root)
 
 
