@@ -12,10 +12,11 @@ from ..tadisr.checkpoints.tensor_index import Table
 from ..tadisr.model.precision import DTYPES
 from ..tadisr.prompt import EncodedPrompt
 from .host import base_files, folders, model_files, schema
+from .host.checked_node import Node
 from .host.model_management import Base, load_model, number_types
 
 
-class TADiSRLoader(io.ComfyNode):
+class TADiSRLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -60,14 +61,14 @@ class TADiSRLoader(io.ComfyNode):
         """A file that was replaced is loaded again."""
         folder = base_files.base_path(base)
         files = [model_files.model_path(model), *(sorted(folder.rglob("*.safetensors")) if folder else [])]
-        return model, dtype, base, *(file.stat().st_mtime for file in files)
+        return model, dtype, base, *(folders.changed(file) for file in files)
 
     @classmethod
     def execute(cls, model: str, dtype: str, base: str = base_files.NO_BASE) -> io.NodeOutput:
         return io.NodeOutput(load_model(model_files.model_path(model), dtype, base_files.base_path(base)))
 
 
-class TADiSRKolorsLoader(io.ComfyNode):
+class TADiSRKolorsLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -136,7 +137,7 @@ def from_socket(vae: Any) -> Table:
     return Table.of(vae.get_sd(), "the VAE that is connected")
 
 
-class TADiSRAdapterLoader(io.ComfyNode):
+class TADiSRAdapterLoader(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

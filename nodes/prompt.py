@@ -10,13 +10,14 @@ from ..tadisr.config import PromptConfig
 from ..tadisr.errors import CheckpointError
 from ..tadisr.prompt import read_prompt
 from ..tadisr.text_encoders import encoder_of
-from .host import prompt_files, schema
+from .host import folders, prompt_files, schema
+from .host.checked_node import Node
 from .host.progress import Progress
 
 LAYER = 1 << 30  # bytes: one layer of ChatGLM3 or GLM-4 and what it computes
 
 
-class TADiSREncodePrompt(io.ComfyNode):
+class TADiSREncodePrompt(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -79,7 +80,7 @@ class TADiSREncodePrompt(io.ComfyNode):
         cls, text_encoder: str, prompt: str, word: str, name: str, overwrite: bool = False
     ) -> tuple[str | float, ...]:
         """An encoder that was replaced is asked again."""
-        return text_encoder, prompt, word, name, prompt_files.encoder_path(text_encoder).stat().st_mtime
+        return text_encoder, prompt, word, name, folders.changed(prompt_files.encoder_path(text_encoder))
 
     @classmethod
     def execute(
@@ -108,7 +109,7 @@ class TADiSREncodePrompt(io.ComfyNode):
         return io.NodeOutput(encoded)
 
 
-class TADiSRLoadPrompt(io.ComfyNode):
+class TADiSRLoadPrompt(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -134,7 +135,7 @@ class TADiSRLoadPrompt(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, prompt_file: str) -> tuple[str | float, ...]:
         """A file that was replaced is loaded again."""
-        return prompt_file, prompt_files.prompt_path(prompt_file).stat().st_mtime
+        return prompt_file, folders.changed(prompt_files.prompt_path(prompt_file))
 
     @classmethod
     def execute(cls, prompt_file: str) -> io.NodeOutput:

@@ -13,11 +13,12 @@ from ..tadisr.inference.staged import Attention
 from ..tadisr.prompt import EncodedPrompt
 from ..tadisr.visualization import attention_heatmap
 from .host import schema, tensors
+from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory, pixels_of
 from .host.progress import Progress, say
 
 
-class TADiSREncode(io.ComfyNode):
+class TADiSREncode(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -49,7 +50,7 @@ class TADiSREncode(io.ComfyNode):
         return io.NodeOutput({"samples": tensors.to_host(samples), tensors.OURS: source})
 
 
-class TADiSRDenoise(io.ComfyNode):
+class TADiSRDenoise(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -95,7 +96,7 @@ class TADiSRDenoise(io.ComfyNode):
         return io.NodeOutput({**latent, "samples": tensors.to_host(samples)}, attention)
 
 
-class TADiSRTextAttention(io.ComfyNode):
+class TADiSRTextAttention(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -149,7 +150,7 @@ class TADiSRTextAttention(io.ComfyNode):
         return io.NodeOutput(tensors.to_mask(heat), tensors.to_comfy(colors))
 
 
-class TADiSRJointDecode(io.ComfyNode):
+class TADiSRJointDecode(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

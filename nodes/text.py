@@ -13,10 +13,11 @@ from ..tadisr.composite import composite, shape_mask
 from ..tadisr.images import check_aspect, resize
 from ..tadisr.visualization import overlays
 from .host import folders, schema, tensors
+from .host.checked_node import Node
 from .host.progress import Progress
 
 
-class TADiSRTextComposite(io.ComfyNode):
+class TADiSRTextComposite(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -57,7 +58,7 @@ class TADiSRTextComposite(io.ComfyNode):
         return io.NodeOutput(tensors.to_comfy(result))
 
 
-class TADiSRReadText(io.ComfyNode):
+class TADiSRReadText(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -107,7 +108,7 @@ class TADiSRReadText(io.ComfyNode):
         )
 
 
-class TADiSRCompareText(io.ComfyNode):
+class TADiSRCompareText(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -15,6 +15,7 @@ from ..tadisr.inference.tiling import BLENDS, Tiling, fit_overlap
 from ..tadisr.inference.upscale import coarse_text
 from ..tadisr.visualization import overlays
 from .host import schema, tensors
+from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, say
 
@@ -27,7 +28,7 @@ def make_tiling(tell: Callable[[str], object], *, tile: int, overlap: int, **set
     return Tiling(tile=tile, overlap=fitting, **settings)
 
 
-class TADiSRUpscale(io.ComfyNode):
+class TADiSRUpscale(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -85,25 +86,26 @@ class TADiSRUpscale(io.ComfyNode):
         tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
         guide = tensors.guide_of(mask, tell)
         progress = Progress(cls.hidden.unique_id)
-        side = tiling.tile + 2 * SCALE * tiling.margin
-        network = model.bring_in("all", pixels=tiling.batch * side**2, guided=guide is not None)
-        result = upscale_in_memory(
-            network,
-            tensors.from_comfy(image),
-            scale=scale,
-            tiling=tiling,
-            guide=guide,
-            fidelity=fidelity,
-            color_fix=color,
-            device=model.load_device,
-            progress=progress,
-            preview=progress.preview,
-            say=tell,
-        )
+        pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
+        advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
+        with in_memory(model, "all", pixels=pixels, guided=guide is not None, advice=advice) as network:
+            result = upscale_in_memory(
+                network,
+                tensors.from_comfy(image),
+                scale=scale,
+                tiling=tiling,
+                guide=guide,
+                fidelity=fidelity,
+                color_fix=color,
+                device=model.load_device,
+                progress=progress,
+                preview=progress.preview,
+                say=tell,
+            )
         return io.NodeOutput(tensors.to_comfy(result.image), tensors.to_mask(result.mask))
 
 
-class TADiSRTiling(io.ComfyNode):
+class TADiSRTiling(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -156,7 +158,7 @@ class TADiSRTiling(io.ComfyNode):
         pictures = tensors.from_comfy(image)[:, :3].cpu().float()
         text = None
         if text_aware and model is not None:
-            advice = "One tile is too large for this GPU's memory: make it smaller."
+            advice = "One tile is too large for the memory: set tile to a smaller side."
             with in_memory(model, "all", pixels=tile**2, advice=advice) as network:
                 text = coarse_text(network, pictures, tiling, model.load_device)
         drawn = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import folder_paths
@@ -29,7 +30,10 @@ def base_names() -> list[str]:
 
 def is_base(folder: Path) -> bool:
     """Kolors keeps its denoiser in unet, CogView4 in transformer."""
-    return (folder / "vae").is_dir() and any((folder / part).is_dir() for part in ("unet", "transformer"))
+    parts = {
+        part for part in ("vae", "unet", "transformer") if os.path.isdir(folder / part)
+    }  # False where it may not look
+    return "vae" in parts and len(parts) > 1
 
 
 def base_path(name: str) -> Path | None:

@@ -7,6 +7,7 @@ Adapters on one base share its modules; their LoRA are the host's weight patches
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,17 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.weight_adapter.lora import LoRAAdapter
 from torch import Tensor, nn
 
-from ...tadisr import CheckpointError, ImageError, TADiSR, load
+from ...tadisr import CheckpointError, TADiSR, load
 from ...tadisr.checkpoints import adapter
-from ...tadisr.checkpoints.adapter import read_header
+from ...tadisr.checkpoints.adapter import read_config
 from ...tadisr.checkpoints.base_model import find_base, load_part
 from ...tadisr.checkpoints.tensor_index import Table
 from ...tadisr.config import ModelConfig
+from ...tadisr.errors import OutOfMemoryError
 from ...tadisr.model import precision
 from ...tadisr.model.lora import Whole
 from ...tadisr.model.precision import DTYPES, FP8, SCALE, LowRank
+from ...tadisr.out_of_memory import free_memory, out_of_memory_reason
 from ...tadisr.prompt import EncodedPrompt
 
 HELD = "inner"  # where a part is within what its patcher holds
@@ -183,7 +186,7 @@ class Base:
 
     def with_adapter(self, path: Path, *, strength: float = 1.0, prompt: EncodedPrompt | None = None) -> Loaded:
         """A model of this base and an adapter's file. Raises CheckpointError."""
-        config = adapter.read_header(path).config
+        config = adapter.read_config(path)
         if config.lora is None:
             raise CheckpointError(f"{path} stands alone, it is no adapter: load it with Load TADiSR Model.")
         originals, digests = self.parts(config)
@@ -224,12 +227,12 @@ def load_alone(path: Path, dtype: torch.dtype) -> Loaded:
     return Loaded(network, patchers | {ADDED: patcher_of(added(network), casting=True)})
 
 
-WHOLE = "The picture as a whole is too large for this GPU's memory: use Upscale with TADiSR, which works in tiles."
+WHOLE = "The image as a whole is too large for the memory: use Upscale with TADiSR, which works in tiles, or a smaller image."
 
 
 def load_model(path: Path, dtype: str, base: Path | None = None) -> Loaded:
     """A model in the host's hands, an adapter on its base. Raises CheckpointError."""
-    config = read_header(path).config
+    config = read_config(path)
     kind, compute = number_types(dtype, wide=config.lora is not None)
     if config.lora is None:
         if base is not None:
@@ -243,13 +246,20 @@ def load_model(path: Path, dtype: str, base: Path | None = None) -> Loaded:
 def in_memory(model: Loaded, stage: str, *, pixels: int, guided: bool = False, advice: str = WHOLE) -> Iterator[TADiSR]:
     """The model, what a stage needs of it on its device: encode, denoise, decode, or all.
 
-    Raises ImageError with the advice when memory does not suffice for what is done in it.
+    Raises OutOfMemoryError with the advice when memory does not suffice for what is done in it. Only its words are kept
+    of the original error, whose frames hold the tensors that filled the memory.
     """
     try:
         yield model.bring_in(stage, pixels=pixels, guided=guided)
-    except mm.OOM_EXCEPTION as error:
-        mm.soft_empty_cache()
-        raise ImageError(advice) from error
+        return
+    except Exception as error:
+        reason = out_of_memory_reason(error)
+        if reason is None:
+            raise
+        traceback.clear_frames(error.__traceback__)
+    free_memory()
+    mm.soft_empty_cache()
+    raise OutOfMemoryError(f"{advice} ({reason})")
 
 
 def pixels_of(model: Loaded, latent: dict[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ NO_ENCODER = "no ChatGLM3 or GLM-4 in models/LLM, models/text_encoders, models/d
 NO_PROMPT = "no prompt file in models/tadisr"
 NAME = re.compile(r"\w[\w .,()+-]{0,99}")  # a file's name alone, on any system
 SUFFIX = ".safetensors"
+LONGEST = 200  # bytes of a name: file systems take 255, with the suffix and that of a file being written
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(10))}
 
 
 # ---- text encoders --------------------------------------------------------------------------------------------------
@@ -127,13 +130,22 @@ def target(name: str) -> Path:
     stem = name.strip().removesuffix(SUFFIX)
     if not NAME.fullmatch(stem) or stem.endswith((".", " ")):
         raise ConfigError(
-            f"name is {name!r}: expected a file's name without folders, of letters, digits, spaces and . , ( ) + - _"
+            f"name is {name!r:.120}: expected a file's name without folders, of letters, digits, spaces and . , ( ) + - _"
         )
+    if stem.split(".")[0].strip().upper() in RESERVED:
+        raise ConfigError(f"name is {name!r}, which Windows keeps for a device: choose another name.")
+    if len(stem.encode()) > LONGEST:
+        raise ConfigError(f"name has {len(stem.encode())} bytes, expected {LONGEST} at most: choose a shorter name.")
     return Path(folder_paths.get_folder_paths(folders.FOLDER)[0]) / f"{stem}{SUFFIX}"
 
 
 def refuse_to_overwrite(path: Path, *, allowed: bool) -> None:
-    """Raises TADiSRError unless a file may be written there; a model never makes way for a prompt."""
+    """Raise TADiSRError unless a file can be written there; a model never makes way for a prompt."""
+    if path.exists() and not path.is_file():
+        raise TADiSRError(f"{path} is a folder or a device, not a file: choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise TADiSRError(f"{path.parent} cannot be written to: change its permissions.")
     if path.is_file() and not is_prompt(path):
         raise TADiSRError(f"{path} is there already and is no prompt file: choose another name.")
     if path.is_file() and not allowed:
