@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import yaml
 
-from tadisr.config import ModelConfig, build
+from tadisr.config import ModelConfig
 from tadisr.errors import ConfigError
 from tadisr.presets import preset
+from tadisr.validation import build, shorten
 
 View = Literal["crop", "whole", "zoom"]
 
@@ -176,7 +177,7 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def read(path: str | Path, overrides: list[str] | None = None) -> FitConfig:
     """A YAML file over the file its `inherit` names, then `key.sub=value` overrides. Raises ConfigError."""
-    data = _load(Path(path))
+    data = load_table(Path(path))
     for override in overrides or []:
         data = merge(data, parse_override(override))
     return build(FitConfig, data, Path(path).name)
@@ -187,26 +188,42 @@ def parse_override(override: str) -> dict[str, Any]:
     name, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"{override!r} is no override; write key=value, for instance data.crop=64.")
-    table: dict[str, Any] = yaml.load(value, Loader)
+    try:
+        table: dict[str, Any] = yaml.load(value, Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{override[:80]!r} has a value that is no YAML.") from error
     for key in reversed(name.split(".")):
         table = {key: table}
     return table
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_table(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file's table over that of the file its `inherit` names. Raises ConfigError. below: the files that inherit it."""
     if not path.is_file():
         raise ConfigError(f"There is no config {path}.")
-    data = yaml.load(path.read_text(), Loader)
+    if path.resolve() in below:
+        raise ConfigError(f"{path} inherits itself, by way of {len(below)} files.")
+    try:
+        data = yaml.load(path.read_text("utf-8"), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split()) or type(error).__name__:.200}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is no table of settings.")
     inherit = data.pop("inherit", None)
-    return data if inherit is None else merge(_load(path.parent / inherit), data)
+    if inherit is None:
+        return data
+    if not isinstance(inherit, str) or not inherit:
+        raise ConfigError(f"{path} has inherit {shorten(inherit)}, expected the name of another config.")
+    return merge(load_table(path.parent / inherit, (*below, path.resolve())), data)
 
 
 def model_config(table: dict[str, Any]) -> ModelConfig:
     """`{preset: NAME, field: ...}` -> the preset with those fields over it."""
     fields = dict(table)
-    return ModelConfig.from_dict(merge(preset(fields.pop("preset", "compact")).to_dict(), fields))
+    name = fields.pop("preset", "compact")
+    if not isinstance(name, str):
+        raise ConfigError(f"model.preset is {shorten(name)}, expected a preset's name.")
+    return ModelConfig.from_dict(merge(preset(name).to_dict(), fields))
 
 
 def to_dict(config: FitConfig) -> dict[str, Any]:

@@ -175,8 +175,8 @@ def write(
 ) -> None:
     beside = [read_report(path) for path in settings.beside]
     built = tables.tables(report, beside)
-    head = f"# {report['data']['name']}\n\n"
-    listed = "".join(f"- {note}\n" for note in report["notes"])
+    head = f"# {markup.escape(report['data']['name'])}\n\n"
+    listed = "".join(f"- {markup.escape(note)}\n" for note in report["notes"])
     says = "".join(f"- `{name}`: {text}\n" for name, text in report["conventions"].items())
     whole = head + "\n".join(map(markup.markdown, built)) + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
     _write(settings.out / "report.md", whole)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -39,6 +40,14 @@ from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
 
 from . import config as settings
+from .command_errors import (
+    Stopped,
+    StopRequest,
+    ignore_stop_signals,
+    next_batch,
+    one_sentence,
+    stop_signals,
+)
 from .config import FitConfig
 from .data.triplets import Share, Triplets, held_out_samples, training_samples
 from .loop.checkpoints import Checkpoints, whole
@@ -48,6 +57,7 @@ from .loop.schedule import EMA, Watch, learning_rate
 from .loop.setup import build_model, build_optimizer
 from .loop.validation import Best, Validation
 from .losses import Objective
+from .run_lock import LOCK, lock_folder
 
 log = logging.getLogger("train.fit")
 
@@ -95,11 +105,17 @@ def make_loader(config: FitConfig, accelerator: Accelerator, step: int, needs_ma
         batch_size=config.batch,
         sampler=share,
         num_workers=config.data.workers,
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
+        worker_init_fn=begin_worker,
         multiprocessing_context="fork" if config.data.workers else None,
         prefetch_factor=4 if config.data.workers else None,
         pin_memory=accelerator.device.type == "cuda",
     )
+
+
+def begin_worker(_: int) -> None:
+    """In a worker: one thread, and no ending of its own when the run is told to stop."""
+    cv2.setNumThreads(0)
+    ignore_stop_signals()
 
 
 def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
@@ -123,14 +139,35 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
 
 
 def fit(config: FitConfig, *, restart: bool = False) -> Path:
-    """Run (or go on with) the training that `config` describes; the folder it wrote. Deterministic on one machine."""
+    """Run or resume the training that `config` describes; returns the folder it wrote. Deterministic on one machine.
+
+    SIGTERM and Ctrl-C end it after the current step, whose state is saved; of several processes at once, without. Raises
+    ConfigError while another run writes to the folder.
+    """
     out = Path(config.out)
     set_seed(config.seed)
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():
+    alone = lock_folder(out, "run") if accelerator.is_main_process else nullcontext()
+    with alone, stop_signals(at_once=accelerator.num_processes > 1) as stop:
         if restart and accelerator.is_main_process:
-            shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True, exist_ok=True)
+            empty_folder(out)
+        accelerator.wait_for_everyone()
+        with tqdm(total=config.steps, disable=not accelerator.is_main_process, mininterval=5) as bar:
+            return train(config, accelerator, stop, bar)
+
+
+def empty_folder(folder: Path) -> None:
+    """Delete all that is in a run's folder but its lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest, bar: Any) -> Path:
+    """The loop, in a folder that is this run's alone."""
+    out = Path(config.out)
     model: nn.Module = build_model(config)
     needs_mask = model.config.decoder.joint  # pyright: ignore[reportAttributeAccessIssue]
     trunk = model.config.decoder.trunk  # pyright: ignore[reportAttributeAccessIssue]
@@ -154,7 +191,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
         panel = Panel(samples, min(config.panel, count or config.panel)) if config.panel else None
         validation = Validation(config.validate, samples, count, accelerator) if config.validate.every else None
     journal = Journal(out, step) if accelerator.is_main_process else None
-    bar = tqdm(total=config.steps, initial=step, disable=not accelerator.is_main_process, mininterval=5)
+    bar.initial = bar.n = step
     waited, begun = 0.0, time.perf_counter()
     values: dict[str, float] = {}
     norm: Any = None  # of the last step's gradient, before it is cut
@@ -166,7 +203,7 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
         passes: list[dict[str, float]] = []
         for _ in range(config.accumulate):
             asked = time.perf_counter()
-            batch: Any = send_to_device(next(batches), accelerator.device, non_blocking=True)
+            batch: Any = send_to_device(next_batch(batches), accelerator.device, non_blocking=True)
             waited += time.perf_counter() - asked
             with accelerator.accumulate(model):
                 with accelerator.autocast():
@@ -206,6 +243,9 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
             bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
 
         last = step == config.steps
+        if stop.signal is not None and not last:
+            checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
+            raise Stopped(stop.signal, f"The state of step {step} is saved: start the same command again to resume.")
         due = {
             name: last or step % every == 0
             for name, every in (("save", config.checkpoint_every), ("panel", config.panel_every))
@@ -237,7 +277,6 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
         if due["save"]:
             checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
         begun += time.perf_counter() - paused
-    bar.close()
     if journal:
         journal.close()
     accelerator.end_training()
@@ -272,11 +311,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
+    with one_sentence():
         config = settings.read(arguments.config, arguments.overrides)
         log.info("done: %s", fit(config, restart=arguments.restart))
-    except TADiSRError as error:
-        sys.exit(f"error: {error}")
     return 0
 
 

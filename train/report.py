@@ -23,6 +23,8 @@ from tadisr.atomic_write import write_atomic
 from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
 
+from .page_policy import policy_meta
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -217,7 +219,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
                 "<p>Upscaled LR, ours, HR, then the mask and the true mask.</p>"
             )
         parts.append(training(run))
-    head = '<!doctype html><html lang="en"><meta charset="utf-8">'
+    head = '<!doctype html><html lang="en"><meta charset="utf-8">' + policy_meta()
     html = f"{head}<title>{escape(runs[0].name)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>\n"
     page = out / "report.html"
     write_atomic(page, lambda temporary: Path(temporary).write_text(html, encoding="utf-8"))

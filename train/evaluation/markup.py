@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import html
+
 from .tables import Table
 
 
-def markdown(table: Table) -> str:
-    def escape(text: str) -> str:
-        return text.replace("|", "\\|")
+def escape(text: str) -> str:
+    """Names and texts from outside as plain words in markdown: no tags, links, code or further lines."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{char}" if char in "\\|[]`" else char for char in text)
 
+
+def markdown(table: Table) -> str:
     head = list(table.head)
     if table.groups:  # markdown has no spans: the group goes into the head
         titles = [title for title, width in table.groups for _ in range(width)]
         head = [f"{title}: {name}" if title else name for title, name in zip(titles, head, strict=True)]
     rows = [[f"**{escape(c.text)}**" if c.bold else escape(c.text) for c in row] for row in table.rows]
     grid = [[escape(name) for name in head], ["---"] * len(head), *rows]
-    return "\n".join([f"## {table.title}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""])
+    return "\n".join([f"## {escape(table.title)}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""])
 
 
 LATEX = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from tadisr import ocr
@@ -17,6 +18,7 @@ from tadisr.images import to_pil
 from tadisr.visualization import overlays
 
 from ..data.pairs import Pair, Pairs, Pixels
+from ..page_policy import policy_meta
 from .lines import BUCKETS
 from .methods import Method, as_image
 from .record import Judge, Judged
@@ -43,8 +45,11 @@ def render(
     shutil.rmtree(out / "crops", ignore_errors=True)  # those of a report before
     gallery = Gallery(pairs, judge, chosen, out / "crops")
     folder = Path(__file__).parent
+    script = (folder / "page.js").read_text("utf-8")
     environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["html", "j2"]))
     return environment.get_template("page.html.j2").render(
+        policy=Markup(policy_meta(script)),
+        script=Markup(script),
         report=report,
         tables=tables,
         methods=[method.name for method in chosen],

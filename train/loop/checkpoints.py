@@ -7,9 +7,12 @@ OUT/checkpoints/0001000/rng-0.pt      the random states of process 0, and so on
 from __future__ import annotations
 
 import json
+import logging
 import os
+import pickle
 import random
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tadisr.errors import CheckpointError
 
 from .schedule import EMA
+
+log = logging.getLogger(__name__)
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
@@ -67,11 +72,10 @@ class Checkpoints:
 
     def load(self, model: nn.Module, optimizer: Any, ema: EMA | None) -> tuple[int, dict[str, Any]]:
         """Bring back the newest: its step and notes; 0 and none where there is nothing. Raises CheckpointError."""
-        steps = self.steps()
-        if not steps:
+        found = self.newest_intact()
+        if found is None:
             return 0, {}
-        folder = self.folder / f"{steps[-1]:07d}"
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        folder, state, random_state = found
         if (ema is None) != (state["ema"] is None):
             raise CheckpointError(f"{folder} was written with another ema: give it as it was, or --restart.")
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -83,19 +87,80 @@ class Checkpoints:
                 raise CheckpointError(
                     f"{folder} lacks {missing[0]}: the config has changed; put it back, or --restart."
                 )
-            set_state_dict(
-                model,
-                bare(optimizer),
-                model_state_dict=state["model"],
-                optim_state_dict=state["optimizer"],
-                options=WHOLE,
-            )
+            try:
+                set_state_dict(
+                    model,
+                    bare(optimizer),
+                    model_state_dict=state["model"],
+                    optim_state_dict=state["optimizer"],
+                    options=WHOLE,
+                )
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"{folder} does not fit the config ({str(error).splitlines()[0]:.200}): put the config back, or --restart."
+                ) from error
         for name, tensor in (state["ema"] or {}).items():
             ema.shadow[name].copy_(like(tensor, ema.shadow[name]))  # pyright: ignore[reportOptionalMemberAccess]
-        own = folder / f"rng-{self.accelerator.process_index}.pt"
-        if own.exists():  # not where there are more processes than before; nothing that trains draws from it
-            restore_random_states(torch.load(own, map_location="cpu", weights_only=True))
+        if random_state is not None:
+            restore_random_states(random_state)
         return state["step"], state["notes"]
+
+    def newest_intact(self) -> tuple[Path, dict[str, Any], dict[str, Any] | None] | None:
+        """The newest checkpoint that can be read: its folder, state and this process's random states.
+
+        A damaged one is set aside as STEP.damaged, and said. None where there is none at all; raises CheckpointError where
+        all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            folder = self.folder / f"{step:07d}"
+            try:
+                state = read_state(folder / "state.pt", step)
+                # of all processes, so that all decide alike; missing where there are more processes than before: nothing
+                # that trains draws from it
+                random_of = {path.name: read_intact(path) for path in sorted(folder.glob("rng-*.pt"))}
+                return folder, state, random_of.get(f"rng-{self.accelerator.process_index}.pt")
+            except CheckpointError as error:
+                log.warning("%s It is set aside, the run resumes from the checkpoint before it.", error)
+                self.accelerator.wait_for_everyone()
+                if self.accelerator.is_main_process:
+                    aside = folder.with_name(f"{folder.name}.damaged")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    os.replace(folder, aside)
+        if steps:
+            raise CheckpointError(
+                f"None of the {len(steps)} checkpoints in {self.folder} is intact: begin anew with --restart."
+            )
+        return None
+
+
+def read_state(path: Path, step: int) -> dict[str, Any]:
+    """A checkpoint's state. Raises CheckpointError for one that is damaged, empty or something else."""
+    state = read_intact(path)
+    parts = (state.get("notes"), state.get("ema", 0), state.get("model", {}), state.get("optimizer", {}))
+    if (
+        state.get("step") != step
+        or not all(part is None or isinstance(part, dict) for part in parts)
+        or parts[0] is None
+    ):
+        raise CheckpointError(f"{path} is not the state of step {step}.")
+    return state
+
+
+def read_intact(path: Path) -> dict[str, Any]:
+    """A file of torch.save, its checksums compared. Raises CheckpointError for one that is damaged or holds no table."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare them
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged in {damaged}.")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged ({what:.120}).") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a table.")
+    return state
 
 
 def bare(optimizer: Any) -> torch.optim.Optimizer:

@@ -43,10 +43,10 @@ class Journal:
 def truncate(path: Path, step: int) -> None:
     """Drop the rows a killed run wrote after its last checkpoint, and a row it did not finish."""
     if path.exists():
-        text = path.read_text()
-        rows = text[: text.rfind("\n") + 1].splitlines()
-        kept = rows[:1] + [row for row in rows[1:] if int(row.split(",", 1)[0]) <= step]
-        path.write_text("".join(f"{row}\n" for row in kept))
+        data = path.read_bytes()
+        rows = data[: data.rfind(b"\n") + 1].splitlines()
+        kept = rows[:1] + [row for row in rows[1:] if (number := row_step(row)) is not None and number <= step]
+        path.write_bytes(b"".join(row + b"\n" for row in kept))
         if not kept:
             path.unlink()
 
@@ -65,3 +65,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def row_step(row: bytes) -> int | None:
+    """The step of a row; None for a damaged one, which is dropped."""
+    first = row.split(b",", 1)[0]
+    return int(first) if first.isdigit() and row.isascii() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from tadisr.checkpoints import adapter
@@ -12,6 +11,7 @@ from tadisr.errors import CheckpointError, ConfigError
 from tadisr.model import TADiSR
 from tadisr.model.lora import ADAPTER, add_lora
 from tadisr.prompt import read_prompt, use_prompt
+from tadisr.safetensors_file import read_table
 
 from .. import config as settings
 from ..config import FitConfig
@@ -77,7 +77,8 @@ def start_from(model: TADiSR, path: str) -> None:
         return
     header = adapter.read_header(path)
     adapter.check_base(header, model.base_digest)
-    tensors, state = load_file(path), model.state_dict()
+    table = read_table(path)
+    tensors, state = dict(table.read({name: name for name in table.entries})), model.state_dict()
     known = {}
     for name, tensor in tensors.items():
         own = name.replace("_lora.", ".", 1)

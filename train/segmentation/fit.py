@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from tadisr.atomic_write import write_atomic
-from tadisr.config import build
 from tadisr.errors import ConfigError, TADiSRError
+from tadisr.validation import build
 
 from ..config import Loader, merge, parse_override
 from ..data.sources import Source, SourceError, open_source

@@ -6,8 +6,7 @@ import argparse
 import logging
 import sys
 
-from tadisr.errors import TADiSRError
-
+from ..command_errors import one_sentence, stop_signals
 from ..data.sources import command as sources
 from . import bench, build
 from .realce import prepare
@@ -25,10 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     else:
         arguments.overrides += more  # key=value after an option
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
+    with one_sentence(), stop_signals(at_once=True):
         return arguments.run(arguments)
-    except TADiSRError as error:
-        sys.exit(f"error: {error}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tadisr import ocr
 from tadisr.errors import ConfigError
 
+from ..run_lock import lock_folder
 from . import config as settings
 from .config import SynthesisConfig
 from .engine.journal import Record, Records, write_bytes, write_lines
@@ -87,18 +85,6 @@ def resolve(config: SynthesisConfig) -> SynthesisConfig:
     )
 
 
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """One build at a time writes to a folder. The lock goes when the process does."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"Another build is writing to {out}: wait for it, or choose another --out.") from error
-        yield
-
-
 def build(
     config: SynthesisConfig,
     *,
@@ -111,7 +97,7 @@ def build(
     """Make the data set, or what is missing of it; its folder."""
     given, config = config, resolve(config)
     out = Path(config.out)
-    with alone(out):
+    with lock_folder(out, "build"):
         steps = Steps(config, given)
         write_bytes(out / "work" / "config.json", json.dumps(settings.to_dict(config), indent=1).encode())
         if again is not None:

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from tadisr.config import build
 from tadisr.errors import ConfigError
+from tadisr.validation import build
 
-from ..config import Loader, merge, parse_override
+from ..config import load_table, merge, parse_override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +155,7 @@ class SynthesisConfig:
 
 def read(path: str | Path, overrides: list[str] | None = None) -> SynthesisConfig:
     """A YAML file over the one its `inherit` names, then `key.sub=value` overrides. Raises ConfigError."""
-    data = _load(Path(path))
+    data = load_table(Path(path))
     for override in overrides or []:
         data = merge(data, parse_override(override))
     return from_dict(data, Path(path).name)
@@ -181,13 +179,3 @@ def to_dict(config: Any) -> dict[str, Any]:
 def digest(*parts: Any) -> str:
     """A short name for settings: the same for the same values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"There is no config {path}.")
-    data = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} is no table of settings.")
-    inherit = data.pop("inherit", None)
-    return data if inherit is None else merge(_load(path.parent / inherit), data)

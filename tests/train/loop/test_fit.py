@@ -460,6 +460,6 @@ def test_smoke(tmp_path: Path) -> None:
     """The run a newcomer starts with, by the command's own door."""
     fonts = "[" + ", ".join(map(str, FONTS)) + "]"
     assert main([str(CONFIGS / "smoke.yaml"), f"out={tmp_path / 'run'}", f"data.fonts={fonts}", "steps=10"]) == 0
-    assert {path.name.split(".")[0] for path in (tmp_path / "run").iterdir()} == {
+    assert {path.name.split(".")[0] for path in (tmp_path / "run").glob("[!.]*")} == {
         "best-psnr", "checkpoints", "events", "log", "model", "panel-0000010", "validation"
     }  # fmt: skip

@@ -177,9 +177,9 @@ def test_a_build_grows_and_other_settings_are_refused(made: Path, pictures: Path
 
 
 def test_one_build_at_a_time(made: Path, pictures: Path) -> None:
-    from train.synthesis.build import alone
+    from train.run_lock import lock_folder
 
-    with alone(made), pytest.raises(ConfigError, match="Another build is writing"):
+    with lock_folder(made, "build"), pytest.raises(ConfigError, match="Another build is writing"):
         build(configured(pictures, made), quiet=True)
 
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tadisr.atomic_write import write_atomic
-from tadisr.config import build
 from tadisr.errors import CheckpointError, ConfigError
+from tadisr.safetensors_file import read_table, write_safetensors
+from tadisr.validation import build, parse_json
 
 from .network import VARIANTS, SamTS, SamTSConfig
 
@@ -156,7 +154,7 @@ def save(model: SamTS, path: str | Path, *, training: dict[str, Any] | None = No
         "tadisr.training": json.dumps(training or {}),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    write_safetensors(Path(path), tensors, metadata)
 
 
 def is_own(path: Path) -> bool:
@@ -170,18 +168,12 @@ def read_own(path: Path) -> tuple[SamTSConfig, dict[str, Tensor]]:
         found = metadata.get("tadisr.segmenter", "none")
         raise CheckpointError(f"{path} has the segmenter format {found}, this version reads {FORMAT}.")
     try:
-        config = build(SamTSConfig, json.loads(metadata["tadisr.config"]), str(path))
+        config = build(SamTSConfig, parse_json(metadata["tadisr.config"]), str(path))
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
-    with safe_open(path, framework="pt") as file:
-        return config, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    table = read_table(path)
+    return config, dict(table.read({name: name for name in table.entries}))
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}).") from error
+    return read_table(path).metadata

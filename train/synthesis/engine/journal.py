@@ -17,6 +17,7 @@ from typing import Any
 
 from tadisr.atomic_write import write_atomic
 from tadisr.errors import ConfigError
+from tadisr.validation import parse_json
 
 Record = dict[str, Any]
 
@@ -36,7 +37,7 @@ class Journal:
         _, head = next(entries, (0, {}))
         if "settings" in head:
             _compare(path, head["settings"], settings)
-            self.places = {entry["chunk"]: place for place, entry in entries}
+            self.places = {entry["chunk"]: place for place, entry in entries if "chunk" in entry}
         else:
             write_bytes(path, _line({"settings": settings}))
         self.file = path.open("ab")
@@ -108,14 +109,28 @@ def _line(entry: Record) -> bytes:
     return b"%08x " % zlib.crc32(body) + body + b"\n"
 
 
-def _read(line: bytes) -> bytes | None:
-    """A line's body where its checksum holds."""
+def _read(line: bytes) -> Record | None:
+    """What a line says; None where its checksum does not hold, or it is no settings and no chunk of records."""
     body = line[9:-1]
-    return body if line.endswith(b"\n") and line[:9] == b"%08x " % zlib.crc32(body) else None
+    if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(body):
+        return None
+    try:
+        entry = parse_json(body)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    if isinstance(entry.get("settings"), dict):
+        return entry
+    records = entry.get("records")
+    fine = (
+        isinstance(entry.get("chunk"), int) and isinstance(records, list) and all(isinstance(r, dict) for r in records)
+    )
+    return entry if fine else None
 
 
 def _entries(path: Path) -> Iterator[tuple[int, Record]]:
-    """Where each whole line begins, and what it says."""
+    """Where each intact line begins, and what it says."""
     if not path.exists():
         return
     place = 0
@@ -123,7 +138,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Record]]:
         for line in file:
             body = _read(line)
             if body is not None:
-                yield place, json.loads(body)
+                yield place, body
             place += len(line)
 
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from tadisr.errors import ConfigError, TADiSRError
 
+from ...command_errors import ignore_stop_signals
+
 Task = Callable[[Any], Any]
 AHEAD = 2  # chunks each worker has waiting for it
 
@@ -102,6 +104,7 @@ def _begin(ranks: Any) -> None:
     global RANK
     with ranks.get_lock():
         RANK, ranks.value = ranks.value, ranks.value + 1
+    ignore_stop_signals()
     threading.Thread(target=_follow_parent, daemon=True).start()
     settle()
 

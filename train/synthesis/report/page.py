@@ -16,6 +16,7 @@ import numpy as np
 
 from tadisr.errors import ConfigError, TADiSRError
 
+from ...page_policy import policy_meta
 from ..config import SynthesisConfig, from_dict
 from ..engine.journal import Record, read_lines, read_records, write_bytes
 from ..engine.step import Pixels, read_pixels, source_of
@@ -104,6 +105,7 @@ def write_report(out: Path) -> Path:
         "<h2>Quarantined</h2><section>" + quarantined(found) + "</section>",
     ]
     page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+    page += policy_meta()
     page += f"<title>FTSR build</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n"
     write_bytes(out / "report.html", page.encode())
     return out / "report.html"
