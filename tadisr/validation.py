@@ -70,7 +70,11 @@ def build(cls: type, data: Any, where: str) -> Any:
     missing = [name for name in required if name not in data]
     if missing:
         raise ConfigError(f"{where} is incomplete: it has no {missing[0]}.")
-    return cls(**{name: check_value(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    values = {name: check_value(hints[name], value, f"{where}.{name}") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:  # what only the fields together tell
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def check_value(hint: Any, value: Any, where: str) -> Any:
