@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 BICUBIC = -0.5  # the cubic's parameter, as PyTorch and Pillow have it with antialiasing
 REACH = 2  # pixels of the coarser grid on either side that the cubic takes in
 ROWS = 64  # of a result that `shrink` makes at a time
+WIDE = 256  # columns of a window that are made at a time
 
 Span = tuple[int, int]  # begin, end
 
@@ -91,6 +93,10 @@ def interpolate_window(
     convert: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> Tensor:
     """`resize_window` of values of any range; `convert` makes floats of what is read of them."""
+    if columns[1] - columns[0] > WIDE:  # the matrix of a whole side is mostly zeros
+        edges = [*range(columns[0], columns[1], WIDE), columns[1]]
+        spans = pairwise(edges)
+        return torch.cat([interpolate_window(values, size, rows, span, convert) for span in spans], -1)
     inside = [(min(max(a, 0), n - 1), max(min(b, n), 1)) for (a, b), n in zip((rows, columns), size, strict=True)]
     sides = list(zip(values.shape[-2:], size, inside, strict=True))
     spans = [source_span(*side) for side in sides]

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 COMPACT = Path(__file__).parents[1] / "weights" / "compact.safetensors"
 DEFAULT_TILING = Tiling()
 SMALLEST_TILE = 128  # below this a tile is all border
-STRIP = 256  # rows of a finished result that are given at a time
+STRIP = 64  # rows of a finished result that are given at a time
 
 Progress = Callable[[int, int], None]
 

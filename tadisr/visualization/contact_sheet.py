@@ -16,6 +16,7 @@ from ..inference.tiling import Strip, touched
 LONGEST = 1024  # pixels of a panel's longer side
 GAP = 8  # white pixels between panels
 QUALITY = 92
+COLUMNS = 64  # of a panel whose weights are computed at a time
 
 
 class ContactSheet:
@@ -29,7 +30,8 @@ class ContactSheet:
         self.input = lay_on_white(shrink(image, self.panel))[0]
         self.result = torch.zeros(image.shape[1], *self.panel)
         self.mask = torch.zeros(1, *self.panel)
-        self.across = resize_matrix(size[1], self.panel[1], (0, self.panel[1]), (0, size[1]))
+        spans = [(first, min(first + COLUMNS, self.panel[1])) for first in range(0, self.panel[1], COLUMNS)]
+        self.across = torch.cat([resize_matrix(size[1], self.panel[1], span, (0, size[1])) for span in spans])
 
     def add(self, strip: Strip) -> None:
         span = (strip.top, strip.top + len(strip.mask))
