@@ -47,7 +47,7 @@ def targeted(module: nn.Module, prefix: str, suffixes: tuple[str, ...]) -> list[
 
 
 def lora_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's LoRA tensors as `<layer>.lora_A.weight`, `<layer>.lora_B.weight`."""
+    """Return a module's LoRA tensors as `<layer>.lora_A.weight`, `<layer>.lora_B.weight`."""
     marker = f".{ADAPTER}.weight"
     return {
         name.replace(marker, ".weight"): tensor
@@ -58,7 +58,7 @@ def lora_state(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0) -> None:
-    """W += strength (alpha / r) B A in place, for every pair in `state`; beside the weight where that is in fp8.
+    """Merge in place, W += strength (alpha / r) B A, for every pair in `state`; beside the weight where that is in fp8.
 
     Raises CheckpointError for a pair that does not fit.
     """
@@ -90,7 +90,7 @@ def merge(module: nn.Module, name: str, update: LowRank | Whole) -> None:
 def updates(
     module: nn.Module, state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0
 ) -> Iterator[tuple[str, LowRank]]:
-    """(weight's name, its update) of every pair in `state`. Raises CheckpointError for a pair that does not fit."""
+    """Yield (weight's name, its update) for every pair in `state`. Raises CheckpointError for a pair that does not fit."""
     for name, update in pairs(state, alpha, where, strength=strength):
         fitting(module, name, update, where)
         yield f"{name}.weight", update
@@ -99,7 +99,7 @@ def updates(
 def pairs(
     state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0
 ) -> Iterator[tuple[str, LowRank]]:
-    """(layer's name, its update) of every pair in `state`, which is emptied. Raises CheckpointError for half a pair."""
+    """Yield (layer's name, its update) for every pair in `state`, emptying it. Raises CheckpointError for half a pair."""
     for name in sorted({name.rsplit(".lora_", 1)[0] for name in state}):
         try:
             a, b = state.pop(f"{name}.lora_A.weight"), state.pop(f"{name}.lora_B.weight")

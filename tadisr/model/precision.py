@@ -27,7 +27,7 @@ BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "transformer_blocks.")  # 
 
 
 def compute_type(dtype: torch.dtype, device: str | torch.device) -> torch.dtype:
-    """What is computed in when weights are stored in `dtype`: that itself, for fp8 what the device is good at."""
+    """Choose the dtype to compute in for weights stored in `dtype`: the same; for fp8, what the device is fast at."""
     if dtype != FP8:
         return dtype
     device = torch.device(device)
@@ -39,7 +39,7 @@ def compute_type(dtype: torch.dtype, device: str | torch.device) -> torch.dtype:
 
 
 def stored_in_fp8(name: str, shape: torch.Size | tuple[int, ...]) -> bool:
-    """Whether fp8 storage takes this tensor of a denoiser: the large matrices, not norms, biases, embeddings or ends."""
+    """Tell whether fp8 storage takes this tensor of a denoiser: the large matrices, not norms, biases, embeddings or ends."""
     return name.startswith(BLOCKS) and name.endswith(".weight") and len(shape) > 1
 
 
@@ -51,7 +51,7 @@ def working_memory(device: torch.device | str = "cpu") -> Tensor:
 
 
 def to_fp8(weight: Tensor, work: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(out, ...) -> e4m3 of that shape and the scales (out, 1, ...), float32 powers of two: weight = e4m3 * scale."""
+    """Convert (out, ...) to e4m3 of that shape and the scales (out, 1, ...), float32 powers of two: weight = e4m3 * scale."""
     stored = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     scales = torch.ones(len(weight), *[1] * (weight.ndim - 1), device=weight.device)
     work = working_memory(weight.device) if work is None else work
@@ -75,7 +75,7 @@ class LowRank:
         return LowRank(change(self.a), change(self.b), self.scale)
 
     def add_to(self, weight: Tensor) -> Tensor:
-        """In place. weight (out, in) or (out, in, k, k)."""
+        """Add the update to weight (out, in) or (out, in, k, k) in place."""
         a, b = self.a.to(weight.device, weight.dtype), self.b.to(weight.device, weight.dtype)
         flat = weight.view(len(weight), -1)
         return flat.addmm_(b.flatten(1), a.flatten(1), alpha=self.scale).view_as(weight)

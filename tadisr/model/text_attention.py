@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a n
 
 
 def score(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
-    """Eq. 3: q.k / sqrt(d) of the word's rows, the mean over them.
+    """Compute Eq. 3: q.k / sqrt(d) of the target tokens, the mean over them.
 
     query (B, heads, N, d), key (B, heads, tokens, d), positions (P,) -> (B, heads, N).
     """
@@ -33,7 +33,7 @@ def score(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor
 
 
 def probability(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
-    """The softmax weight of the word's rows, the mean over them, as DAAM records it. Shapes as in `score`.
+    """Compute the softmax weight of the target tokens, the mean over them, as DAAM records it. Shapes as in `score`.
 
     softmax(q k^T) v with v the word's indicator is that weight itself, so the fused kernel gives it.
     """
@@ -47,7 +47,7 @@ RESPONSES = {"score": score, "probability": probability}
 
 
 def level_size(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a layer that has `tokens` queries, in a U-Net whose input is `size` and halves rounding up."""
+    """Return height and width of a layer that has `tokens` queries, in a U-Net whose input is `size` and halves rounding up."""
     height, width = size
     while height * width > tokens:
         height, width = -(-height // 2), -(-width // 2)
@@ -57,7 +57,7 @@ def level_size(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def text_layers(denoiser: nn.Module) -> list[tuple[str, Attention]]:
-    """The layers in which the picture attends to the prompt, by name, as they run.
+    """List the layers in which the image attends to the prompt, by name, in execution order.
 
     In a U-Net those are its cross-attention; in a transformer of joint attention, all.
     """
@@ -182,7 +182,7 @@ class JointProcessor:
 
     @staticmethod
     def place(x: Tensor, tokens: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """The picture's tokens turned to their place; the prompt's, in front, have none."""
+        """Apply rotary embeddings to the image's tokens; the prompt's, in front, have none."""
         from diffusers.models.embeddings import apply_rotary_emb
 
         turned = apply_rotary_emb(x[:, :, tokens:], rotary, use_real_unbind_dim=-2)  # pyright: ignore[reportArgumentType]

@@ -21,7 +21,7 @@ Stage = Callable[[], object]
 
 @torch.inference_mode()
 def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) -> dict[str, Any]:
-    """Seconds, FLOPs and rate of every stage for `batch` upscaled pictures of `size` x `size`.
+    """Measure seconds, FLOPs and rate of every stage for `batch` upscaled images of `size` x `size`.
 
     The runs of all stages are interleaved, so that a slow moment of the machine falls on all of them; medians count.
     `ratios` compare with what the base alone would do: the U-Net without listening, the VAE's own decoder.
@@ -68,7 +68,7 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
 
 
 def interleaved(stages: dict[str, Stage], runs: int, device: torch.device) -> dict[str, float]:
-    """The median seconds of each stage over `runs` rounds, after one that warms up."""
+    """Return the median seconds of each stage over `runs` rounds, after one that warms up."""
     times: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(runs + 1):
         for name, stage in stages.items():
@@ -98,7 +98,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int | None:
-    """Most memory held: by torch on a GPU, by the whole process so far elsewhere; None where the system cannot tell."""
+    """Return the most memory held: by torch on a GPU, by the process elsewhere; None where the system cannot tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -53,7 +53,7 @@ class Alive(TorchDispatchMode):
 
 
 def on_meta(config: ModelConfig, dtype: torch.dtype, compute: torch.dtype) -> TADiSR:
-    """The model in its number types without any values."""
+    """Build the model in its dtypes on the meta device, without values."""
     with torch.device("meta"):
         model = TADiSR(config).to(compute).eval().requires_grad_(False)
     if dtype == FP8:
@@ -72,7 +72,7 @@ def weights(module: nn.Module) -> int:
 def plan(
     config: ModelConfig, *, dtype: torch.dtype, compute: torch.dtype, tile: int = 768, batch: int = 1
 ) -> dict[str, Any]:
-    """Bytes of every part's weights, and the most that each stage holds beside them for `batch` tiles of `tile`."""
+    """Count the bytes of every part's weights, and the most that each stage holds beside them for `batch` tiles of `tile`."""
     model = on_meta(config, dtype, compute)
     side = -(-tile // config.multiple) * config.multiple
     image = torch.empty(batch, 3, side, side, device="meta", dtype=torch.float32)

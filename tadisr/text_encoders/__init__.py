@@ -13,7 +13,7 @@ from . import chatglm3, glm4
 
 
 def encoder_of(path: str | Path) -> ModuleType:
-    """The module that encodes with the text encoder in this file or folder.
+    """Return the module that encodes with the text encoder in this file or folder.
 
     A CogView4 folder without its text encoder has CogView4's, and so CogView4's sentence; anything unknown has ChatGLM3's.
     Both have TEXT, the prompt with which the base's adapters are trained; HALF, its number type on a GPU; and

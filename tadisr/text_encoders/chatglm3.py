@@ -42,7 +42,7 @@ def encode_prompt(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> EncodedPrompt:
-    """What Kolors' U-Net is given of a prompt, and where its word sits.
+    """Encode a prompt for Kolors' U-Net and find the positions of its target tokens.
 
     text_encoder: the Kolors folder, its text_encoder folder, or one safetensors file. tokenizer: tokenizer.model or a
     folder with it; by itself it is looked for beside the encoder. dtype None: fp32 on a CPU, else fp16, as Kolors runs.
@@ -78,7 +78,7 @@ def encode_prompt(
 
 
 def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
-    """What makes a prompt what it is; an `EncodedPrompt.record` equal to it need not be made again."""
+    """Return text, word and digests of encoder and tokenizer; a prompt with an equal `record` need not be encoded again."""
     encoder = open_weights(text_encoder).digest()
     tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
     return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
@@ -88,7 +88,7 @@ def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) 
 
 
 def skeleton(weights: Weights) -> Any:
-    """The model without its weights (but for those that every call needs), checked against what the files hold."""
+    """Build the model without its weights (but for those that every call needs), checked against what the files hold."""
     _, model_class, config_class = kolors_classes()
     model = model_class(config_class(**weights.config, use_cache=False), device="meta").eval().requires_grad_(False)
     weights.check({k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith(UNUSED)})
@@ -121,7 +121,7 @@ def stream_layers(
 
 
 def kolors_classes() -> tuple[Any, Any, Any]:
-    """diffusers' tokenizer, model and config of ChatGLM. Raises TADiSRError where they cannot be imported."""
+    """Import diffusers' tokenizer, model and config of ChatGLM. Raises TADiSRError where they cannot be imported."""
     try:
         from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
         from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
@@ -136,7 +136,7 @@ def kolors_classes() -> tuple[Any, Any, Any]:
 
 
 def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> Path:
-    """tokenizer.model: the one given, or the one beside the encoder. Raises CheckpointError where there is none."""
+    """Find tokenizer.model: the one given, or the one beside the encoder. Raises CheckpointError where there is none."""
     source = Path(text_encoder)
     if tokenizer is not None:
         given = Path(tokenizer)
@@ -156,7 +156,7 @@ def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> P
 
 
 def load_tokenizer(vocabulary: Path, weights: Weights) -> Any:
-    """diffusers' tokenizer of the file. Raises CheckpointError for a file of another kind or of another encoder."""
+    """Load diffusers' tokenizer from the file. Raises CheckpointError for a file of another kind or of another encoder."""
     tokenizer_class, _, _ = kolors_classes()
     try:
         tokenizer = tokenizer_class(str(vocabulary))
@@ -178,7 +178,7 @@ def load_tokenizer(vocabulary: Path, weights: Weights) -> Any:
 
 
 def tokenize(tokenizer: Any, text: str, tokens: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-    """ids, mask, position ids (1, tokens), padded on the left as Kolors does it, and what each token is of the text."""
+    """Return ids, mask, position ids (1, tokens), padded on the left as Kolors does, and each token's piece of text."""
     inputs = tokenizer(text, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     special = tokenizer.tokenizer.index_special_tokens

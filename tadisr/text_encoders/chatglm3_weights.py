@@ -103,7 +103,7 @@ class Weights:
         return stored.to(dtype, copy=True)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Rows of the table of tokens, as stored; only they are read."""
+        """Read rows of the token embedding, as stored; only they are read."""
         entry = self.entries[EMBEDDING]
         width = entry.shape[1]
         rows = Table(str(self.source), {str(i): piece(entry, i * width, width) for i in ids.unique().tolist()})
@@ -111,7 +111,7 @@ class Weights:
         return torch.stack([read[str(i)] for i in ids.tolist()])
 
     def digest(self) -> str:
-        """By the tensors' names, shapes and a few values each: the same for one encoder in any of its containers."""
+        """Hash the tensors' names, shapes and a few values each: the same for one encoder in any of its containers."""
         named = {name: entry for name, entry in self.entries.items() if not name.endswith("inv_freq")}
         heads = Table(str(self.source), {name: piece(entry, 0, 8) for name, entry in named.items()})
         values = dict(heads.read({name: name for name in named}))
@@ -123,7 +123,7 @@ class Weights:
 
 
 def piece(entry: Entry, begin: int, count: int) -> Entry:
-    """So many numbers of a tensor, from the one at `begin`, flat."""
+    """Select `count` numbers of a tensor from `begin`, flat, without reading them."""
     count = min(count, math.prod(entry.shape) - begin)
     if entry.held is not None:
         return Entry(entry.dtype, (count,), held=entry.held.flatten()[begin : begin + count])
@@ -132,7 +132,7 @@ def piece(entry: Entry, begin: int, count: int) -> Entry:
 
 
 def open_weights(source: str | Path) -> Weights:
-    """The encoder in a file or folder, also the whole Kolors folder or that of the hub's cache.
+    """Open the encoder in a file or folder, also the whole Kolors folder or that of the hub's cache.
 
     Raises CheckpointError with one clear sentence.
     """
@@ -143,13 +143,13 @@ def open_weights(source: str | Path) -> Weights:
 
 
 def is_encoder(path: Path) -> bool:
-    """Whether a file or folder is a ChatGLM3 by what its header or index names."""
+    """Tell whether a file or folder is a ChatGLM3 by what its header or index names."""
     names = names_in(path)
     return all(name in names or PREFIX + name in names for name in MARKS)
 
 
 def names_in(path: Path) -> set[str]:
-    """The tensors that a file's header or a folder's index names, none where it cannot be read; nothing else is read."""
+    """Return the tensor names of a file's header or a folder's index, none where it cannot be read."""
     try:
         if path.is_dir():
             index = next((path / name for name in INDEXES if (path / name).is_file()), None)
@@ -185,7 +185,7 @@ def folder_config(folder: Path) -> dict[str, Any]:
 
 
 def folder_table(folder: Path) -> Table:
-    """The folder's tensors. Raises CheckpointError when there are none, or a file that its index names is missing."""
+    """List the folder's tensors. Raises CheckpointError when there are none, or a file that its index names is missing."""
     for name in INDEXES:
         if (folder / name).is_file():
             return pickled_shards(folder / name) if ".bin." in name else read_index(folder / name)
@@ -202,7 +202,7 @@ def file_table(path: Path) -> Table:
 
 
 def pickled_shards(index: Path) -> Table:
-    """All pickles that an index lists, mapped."""
+    """Map all pickles that an index lists into memory."""
     try:
         files = shard_names(parse_json(index.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:
@@ -212,7 +212,7 @@ def pickled_shards(index: Path) -> Table:
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pytorch_model-*.bin, mapped, not read. Raises CheckpointError."""
+    """Map the tensors of a pytorch_model-*.bin into memory. Raises CheckpointError."""
     state = read_pickle(path, "Download or copy it again.")
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise CheckpointError(
@@ -233,7 +233,7 @@ def sizes_of(entries: dict[str, Entry], source: Path) -> dict[str, Any]:
 
 
 def sizes(entries: dict[str, Entry]) -> dict[str, Any]:
-    """The part of the config that the shapes tell."""
+    """Derive the part of the config that the shapes tell."""
     vocabulary, hidden = entries[EMBEDDING].shape
     layers = [int(name.split(".")[2]) for name in entries if name.startswith("encoder.layers.")]
     inverse = entries.get("rotary_pos_emb.inv_freq")
@@ -252,7 +252,7 @@ def sizes(entries: dict[str, Entry]) -> dict[str, Any]:
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """Two signed 4-bit values a byte, int8 (rows, n) -> (rows, 2n): the even column is the high half.
+    """Unpack two signed 4-bit values a byte, int8 (rows, n) -> (rows, 2n): the even column is the high half.
 
     As ChatGLM's published reference (compress_int4_weight) packs them; shifts of int8 keep the sign.
     """

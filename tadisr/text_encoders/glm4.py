@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 def is_glm(path: str | Path) -> bool:
-    """Whether the text encoder in this folder is a GLM-4, CogView4's, and not Kolors' ChatGLM3.
+    """Tell whether the text encoder in this folder is a GLM-4, CogView4's, and not Kolors' ChatGLM3.
 
     Its config.json says so; where that is missing, the names of its tensors.
     """
@@ -61,7 +61,7 @@ def encode_prompt(
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
 ) -> EncodedPrompt:
-    """What CogView4's transformer is given of a prompt, the last but one hidden state, and where its word sits.
+    """Encode a prompt for CogView4's transformer (last but one hidden state) and find its target tokens.
 
     text_encoder: the CogView4 folder, also of the hub's cache, or its text_encoder folder; tokenizer: its folder, by itself
     looked for beside the encoder. dtype None: fp32 on a CPU, else bf16. progress(done, layers) after every layer; raise
@@ -92,7 +92,7 @@ def encode_prompt(
 
 
 def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
-    """What makes a prompt what it is; an `EncodedPrompt.record` equal to it need not be made again."""
+    """Return text, word and digests of encoder and tokenizer; a prompt with an equal `record` need not be encoded again."""
     encoder = digest(weights(encoder_folder(Path(text_encoder))))
     tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
     return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
@@ -117,7 +117,10 @@ def weights(folder: Path) -> Table:
 
 
 def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
-    """The model without its weights, and {name in it: name in the files}. Raises CheckpointError where these differ."""
+    """Build the model without its weights; return it and {name in it: name in the files}.
+
+    Raises CheckpointError where the two differ.
+    """
     try:
         from transformers import GlmConfig, GlmModel
     except ImportError as error:
@@ -190,7 +193,7 @@ def read(table: Table, names: dict[str, str]) -> dict[str, Tensor]:
 
 
 def digest(table: Table) -> str:
-    """Of the encoder: of its norms, which are small and of every layer."""
+    """Hash the encoder's norms, which are small and in every layer."""
     small = sorted(name for name in table.entries if name.endswith("norm.weight"))
     found = hashlib.sha256()
     for name in small:
@@ -203,7 +206,7 @@ def digest(table: Table) -> str:
 
 
 def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> Path:
-    """tokenizer.json: of the folder given, or beside the encoder. Raises CheckpointError where there is none."""
+    """Find tokenizer.json: of the folder given, or beside the encoder. Raises CheckpointError where there is none."""
     folder = encoder_folder(Path(text_encoder))
     places = [folder, folder.parent / "tokenizer"]
     if tokenizer is not None:
@@ -228,7 +231,7 @@ def load_tokenizer(vocabulary: Path) -> Any:
 
 
 def tokenize(tokenizer: Any, text: str, word: str) -> tuple[list[int], list[int], list[int]]:
-    """ids, mask (0: a pad), positions of the word: padded on the left to a multiple of 16, as CogView4 does it."""
+    """Return ids, mask (0: a pad), positions of the word: padded on the left to a multiple of 16, as CogView4 does it."""
     encoded = tokenizer(text, max_length=LONGEST, truncation=True, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     pads = -len(ids) % MULTIPLE

@@ -17,13 +17,13 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def spelled(piece: str) -> bytes:
-    """What a piece of the vocabulary spells."""
+    """Decode a piece of the vocabulary to the bytes it spells."""
     single = BYTE.fullmatch(piece)
     return bytes([int(single[1], 16)]) if single else piece.replace(SPACE, " ").encode()
 
 
 def word_positions(pieces: Sequence[str], word: str) -> list[int]:
-    """Positions of the pieces that spell the word; "" stands for a pad or a special token.
+    """Find the positions of the pieces that spell the word; "" stands for a pad or a special token.
 
     A word that begins or ends with a Latin letter or a digit counts only as a whole: "text" is not in "context". Of
     several places the last one counts: the encoder is causal, so there the word has read all that is before it.

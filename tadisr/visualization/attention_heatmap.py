@@ -16,7 +16,7 @@ COLOR_MAPS = ("turbo", "viridis", "plasma", "grey")
 
 
 def parse_heads(text: str) -> list[int] | None:
-    """ "all" -> None; "0, 2, 5-7" -> [0, 2, 5, 6, 7]. Raises ConfigError."""
+    """Parse head numbers: "all" -> None; "0, 2, 5-7" -> [0, 2, 5, 6, 7]. Raises ConfigError."""
     if text.strip().lower() in ("all", ""):
         return None
     heads: set[int] = set()
@@ -29,7 +29,7 @@ def parse_heads(text: str) -> list[int] | None:
 
 
 def heat_map(attention: Attention, *, layers: str = "all", heads: str = "all", normalize: str = "picture") -> Tensor:
-    """The mean response of the chosen layers and heads -> (B, 1, H, W), the picture's size.
+    """Average the responses of the chosen layers and heads to (B, 1, H, W), the image's size.
 
     layers: all of the U-Net, or those of its down, mid or up blocks. heads: "all", or numbers such as "0, 2-4"; a
     layer that has none of them is left out. normalize: to [0, 1] by each picture's own least and greatest response,
@@ -65,7 +65,7 @@ def describe(attention: Attention) -> str:
 
 
 def colorize(heat: Tensor, color_map: str) -> Tensor:
-    """(B, 1, H, W) in [0, 1] -> (B, 3, H, W). Raises ConfigError for an unknown colour map."""
+    """Map (B, 1, H, W) in [0, 1] to colours (B, 3, H, W). Raises ConfigError for an unknown colour map."""
     if color_map not in COLOR_MAPS:
         raise ConfigError(f"The colour map is {color_map!r}, expected one of {', '.join(COLOR_MAPS)}.")
     if color_map == "grey":
@@ -76,7 +76,7 @@ def colorize(heat: Tensor, color_map: str) -> Tensor:
 
 
 def overlay(heat: Tensor, image: Tensor, color_map: str, *, opacity: float = 0.6) -> Tensor:
-    """The heat's colours over a picture: heat (B, 1, H, W), image (B or 1, C, h, w) of any size -> (B, 3, h, w).
+    """Lay the heat's colours over an image: heat (B, 1, H, W), image (B or 1, C, h, w) of any size -> (B, 3, h, w).
 
     Raises ImageError for another number of pictures.
     """

@@ -18,7 +18,7 @@ GREEN, RED = (30, 170, 70), (220, 40, 40)
 
 
 def draw_boxes(image: Tensor, boxes: Sequence[Box], colors: Sequence[tuple[int, int, int]]) -> Tensor:
-    """(1, 3, H, W) with each box outlined in its colour and numbered from 1, as the reports number them."""
+    """Draw each box on (1, 3, H, W), outlined in its colour and numbered from 1, as the reports number them."""
     picture = to_pil(image).convert("RGB")
     pen = ImageDraw.Draw(picture)
     width = max(1, round(min(picture.size) / 300))
@@ -34,7 +34,7 @@ def draw_boxes(image: Tensor, boxes: Sequence[Box], colors: Sequence[tuple[int, 
 
 
 def box_mask(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
-    """(1, 1, H, W): 1 inside the boxes, 0 elsewhere."""
+    """Make a mask (1, 1, H, W): 1 inside the boxes, 0 elsewhere."""
     canvas = Image.new("L", (size[1], size[0]))
     pen = ImageDraw.Draw(canvas)
     for box in boxes:
@@ -43,7 +43,7 @@ def box_mask(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
 
 
 def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Tensor:
-    """An LR picture (1, 3, h, w) with its tiles outlined, and red where one hands over to the next.
+    """Draw the tiles' outlines on an LR image (1, 3, h, w), in red where one takes over from the next.
 
     text (h', w'): a coarse text mask, as `run_tiled` takes it.
     """
