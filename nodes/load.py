@@ -133,7 +133,7 @@ class TADiSRKolorsLoader(Node):
 
 
 def from_socket(vae: Any) -> Table:
-    """The weights of a VAE that the host has loaded."""
+    """Return the weights of a VAE that ComfyUI has loaded."""
     return Table.of(vae.get_sd(), "the VAE that is connected")
 
 

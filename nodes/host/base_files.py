@@ -20,7 +20,7 @@ FOLDERS = "diffusers/"  # in front of a folder's name in the list; files end in 
 
 
 def base_names() -> list[str]:
-    """The folders in models/diffusers that hold a denoiser and a VAE, as an adapter's base does."""
+    """List the folders in models/diffusers that hold a denoiser and a VAE, as an adapter's base does."""
     found = []
     for folder in map(Path, folder_paths.get_folder_paths("diffusers")):
         if folder.is_dir():
@@ -29,7 +29,7 @@ def base_names() -> list[str]:
 
 
 def is_base(folder: Path) -> bool:
-    """Kolors keeps its denoiser in unet, CogView4 in transformer."""
+    """Tell whether a folder is a base: Kolors keeps its denoiser in unet, CogView4 in transformer."""
     parts = {
         part for part in ("vae", "unet", "transformer") if os.path.isdir(folder / part)
     }  # False where it may not look
@@ -37,7 +37,7 @@ def is_base(folder: Path) -> bool:
 
 
 def base_path(name: str) -> Path | None:
-    """The folder behind a name of the list; None for none. Raises CheckpointError for one that is not there."""
+    """Return the folder behind a name of the list; None for none. Raises CheckpointError for one that is not there."""
     if name == NO_BASE:
         return None
     folders = folder_paths.get_folder_paths("diffusers")
@@ -50,7 +50,7 @@ def base_path(name: str) -> Path | None:
 
 @functools.lru_cache(maxsize=4096)
 def kind(path: str, _when: int) -> str | None:
-    """What a file is, also one that is not whole; None where its header does not tell."""
+    """Detect what a file is, also an incomplete one; None where its header does not tell."""
     try:
         return what_is(read_table(path, whole=False))
     except CheckpointError:
@@ -58,7 +58,7 @@ def kind(path: str, _when: int) -> str | None:
 
 
 def told(category: str, kinds: tuple[str, ...]) -> list[str]:
-    """The files of a category that are of these kinds."""
+    """List the files of a category that are of these kinds."""
     found = []
     for name in folder_paths.get_filename_list(category):
         path = folder_paths.get_full_path(category, name)
@@ -68,7 +68,7 @@ def told(category: str, kinds: tuple[str, ...]) -> list[str]:
 
 
 def unet_names() -> list[str]:
-    """Folders in models/diffusers, then files; an early file without encoder_hid_proj is told of when it is loaded."""
+    """List folders in models/diffusers, then files; an early file without encoder_hid_proj is refused on loading."""
     folders = [FOLDERS + name for name in base_names() if name != NO_BASE]
     return [*folders, *told("diffusion_models", (KOLORS, EARLY))] or [NO_UNET]
 
@@ -78,7 +78,7 @@ def vae_names() -> list[str]:
 
 
 def unet_path(name: str) -> Path:
-    """The folder or file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
+    """Return the folder or file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
     if name.startswith(FOLDERS):
         path = base_path(name.removeprefix(FOLDERS))
         assert path is not None
@@ -94,7 +94,7 @@ def unet_path(name: str) -> Path:
 
 
 def vae_path(name: str, unet: Path) -> Path:
-    """The VAE behind a name of the list, or the one that comes with the U-Net. Raises CheckpointError."""
+    """Return the VAE behind a name of the list, or the one that comes with the U-Net. Raises CheckpointError."""
     if name == BESIDE:
         if unet.is_dir():
             return unet
@@ -109,7 +109,7 @@ def vae_path(name: str, unet: Path) -> Path:
 
 
 def times(path: Path) -> tuple[int, ...]:
-    """When a file, or every weights file of a folder, was folders.changed."""
+    """Return when a file, or every weights file of a folder, was changed."""
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     return tuple(folders.changed(file) for file in files)
 

@@ -10,7 +10,7 @@ FOLDER = "tadisr"  # under ComfyUI's models
 
 
 def changed(path: str | Path) -> int:
-    """When, for caches and fingerprints; 0 for a file that has gone meanwhile."""
+    """Return a file's modification time for caches and fingerprints; 0 for a file that is missing."""
     try:
         return Path(path).stat().st_mtime_ns
     except OSError:
@@ -18,12 +18,12 @@ def changed(path: str | Path) -> int:
 
 
 def register_model_folder() -> None:
-    """`models/tadisr`, and whatever the user's extra_model_paths.yaml adds to it."""
+    """Register `models/tadisr`, and whatever the user's extra_model_paths.yaml adds to it."""
     folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
     folders, _ = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = (folders, {".safetensors"})
 
 
 def ocr_models() -> Path:
-    """`models/ppocr`, where paddleocr's model folders may lie."""
+    """Return `models/ppocr`, the folder for paddleocr's models."""
     return Path(folder_paths.models_dir) / "ppocr"

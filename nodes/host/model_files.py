@@ -16,7 +16,7 @@ NO_ADAPTER = "no adapter in models/tadisr"
 
 
 def model_names() -> list[str]:
-    """Models only: prompt files lie in the same folder. A broken file is listed, and told of when it is loaded."""
+    """List models without the prompt files of the same folder. A broken file is listed, and refused on loading."""
     return [
         BUILT_IN,
         *(name for name in folder_paths.get_filename_list(folders.FOLDER) if not prompt_files.holds_prompt(name)),
@@ -24,7 +24,7 @@ def model_names() -> list[str]:
 
 
 def model_path(name: str) -> Path:
-    """The file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
+    """Return the file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
     if name == BUILT_IN:
         return COMPACT
     path = folder_paths.get_full_path(folders.FOLDER, name)
@@ -45,7 +45,7 @@ def adapter_names() -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def is_adapter(path: str, _when: int) -> bool:
-    """Whether a file is TADiSR's and needs a base; False for a broken one."""
+    """Tell whether a file is TADiSR's and needs a base; False for a broken one."""
     try:
         return read_header(Path(path)).config.lora is not None
     except CheckpointError:

@@ -59,7 +59,7 @@ class Loaded:
         network.placed = self.load_device
 
     def bring_in(self, stage: str, *, pixels: int, guided: bool = False) -> TADiSR:
-        """The parts of a stage (encode, denoise, decode, or all) on the card, with room for so many pixels at once.
+        """Load the parts of a stage (encode, denoise, decode, or all) to the GPU, with room for so many pixels at once.
 
         What the stage does not need may leave the card; what does not fit stays off it and is brought in layer by layer.
         """
@@ -75,7 +75,7 @@ class Loaded:
 
 
 def activations(network: TADiSR, stage: str, pixels: int, guided: bool) -> int:
-    """Bytes that a stage holds beside the weights, for so many pixels of the x4 picture at once."""
+    """Estimate the bytes that a stage holds beside the weights for so many pixels of the x4 image at once."""
     config = network.config
     widths = config.vae["block_out_channels"]
     trunk = config.decoder.trunk
@@ -91,7 +91,7 @@ def activations(network: TADiSR, stage: str, pixels: int, guided: bool) -> int:
 
 
 def number_types(name: str, *, wide: bool = False) -> tuple[torch.dtype, torch.dtype]:
-    """What weights are stored in and what is computed in, for a name of the list. wide: auto prefers bf16 to fp16.
+    """Return the storage and the compute dtype for a name of the list. wide: auto prefers bf16 to fp16.
 
     An SDXL VAE overflows in fp16, which costs it a second pass in fp32. Raises CheckpointError for an unknown name.
     """
@@ -151,7 +151,7 @@ class Updated:
 
 
 def take_along(patcher: ModelPatcher, _: bool) -> None:
-    """Off the card with the updates too, when the part leaves it."""
+    """Move the updates off the GPU when the part leaves it."""
     for functions in patcher.weight_wrapper_patches.values():
         for function in functions:
             if isinstance(function, Updated):
@@ -159,7 +159,7 @@ def take_along(patcher: ModelPatcher, _: bool) -> None:
 
 
 def added(network: TADiSR) -> nn.Module:
-    """What TADiSR adds to its base, as one module."""
+    """Collect what TADiSR adds to its base as one module."""
     parts = {name: getattr(network, name) for name in adapter.ADDED}
     return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
@@ -173,7 +173,7 @@ class Base:
         self._loaded: dict[str, tuple[dict[str, ModelPatcher], dict[str, str | None]]] = {}
 
     def parts(self, config: ModelConfig) -> tuple[dict[str, ModelPatcher], dict[str, str | None]]:
-        """The patchers of the base's parts and the parts' digests. Raises CheckpointError."""
+        """Load the base's parts; return their patchers and digests. Raises CheckpointError."""
         key = json.dumps([{part: getattr(config, part) for part in config.parts}], sort_keys=True)
         if key not in self._loaded:
             patchers, digests = {}, {}
@@ -185,7 +185,7 @@ class Base:
         return self._loaded[key]
 
     def with_adapter(self, path: Path, *, strength: float = 1.0, prompt: EncodedPrompt | None = None) -> Loaded:
-        """A model of this base and an adapter's file. Raises CheckpointError."""
+        """Build a model of this base and an adapter's file. Raises CheckpointError."""
         config = adapter.read_config(path)
         if config.lora is None:
             raise CheckpointError(f"{path} stands alone, it is no adapter: load it with Load TADiSR Model.")
@@ -218,7 +218,7 @@ class Base:
 
 
 def load_alone(path: Path, dtype: torch.dtype) -> Loaded:
-    """A model that needs no base. Raises CheckpointError."""
+    """Load a model that needs no base. Raises CheckpointError."""
     network = load(path, dtype=dtype, device=mm.unet_offload_device())
     patchers = {
         part: patcher_of(network.get_submodule(part), casting=part == "vae" or dtype == FP8)
@@ -231,7 +231,7 @@ WHOLE = "The image as a whole is too large for the memory: use Upscale with TADi
 
 
 def load_model(path: Path, dtype: str, base: Path | None = None) -> Loaded:
-    """A model in the host's hands, an adapter on its base. Raises CheckpointError."""
+    """Load a model under ComfyUI's memory management, an adapter on its base. Raises CheckpointError."""
     config = read_config(path)
     kind, compute = number_types(dtype, wide=config.lora is not None)
     if config.lora is None:
@@ -244,7 +244,7 @@ def load_model(path: Path, dtype: str, base: Path | None = None) -> Loaded:
 
 @contextmanager
 def in_memory(model: Loaded, stage: str, *, pixels: int, guided: bool = False, advice: str = WHOLE) -> Iterator[TADiSR]:
-    """The model, what a stage needs of it on its device: encode, denoise, decode, or all.
+    """Yield the network with what a stage (encode, denoise, decode, or all) needs of it on its device.
 
     Raises OutOfMemoryError with the advice when memory does not suffice for what is done in it. Only its words are kept
     of the original error, whose frames hold the tensors that filled the memory.
@@ -263,6 +263,6 @@ def in_memory(model: Loaded, stage: str, *, pixels: int, guided: bool = False, a
 
 
 def pixels_of(model: Loaded, latent: dict[str, Any]) -> int:
-    """Of one picture of the latent."""
+    """Count the pixels of one image of the latent."""
     height, width = latent["samples"].shape[-2:]
     return height * width * model.network.config.latent_factor**2

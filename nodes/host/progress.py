@@ -30,12 +30,12 @@ class Progress:
         self.bar.update_absolute(done, total, shown)
 
     def preview(self, picture: Tensor) -> None:
-        """(1, 3, H, W) in [0, 1], for the next step."""
+        """Keep an image (1, 3, H, W) in [0, 1] as the preview of the next step."""
         self.picture = picture
 
 
 def say(node_id: str) -> Callable[[str], None]:
-    """One sentence to the log and onto the node."""
+    """Return a function that shows one sentence in the log and on the node."""
 
     def tell(text: str) -> None:
         log.warning(text)

@@ -30,7 +30,7 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", 
 
 
 def roots() -> list[Path]:
-    """models/LLM (other packs register it, ComfyUI does not), models/text_encoders and models/diffusers."""
+    """List models/LLM (other packs register it, ComfyUI does not), models/text_encoders and models/diffusers."""
     registered = folder_paths.folder_names_and_paths
     found = [Path(folder_paths.models_dir) / "LLM"]
     for category in ("LLM", "text_encoders", "diffusers"):
@@ -39,7 +39,7 @@ def roots() -> list[Path]:
 
 
 def encoders() -> dict[str, Path]:
-    """Every ChatGLM3 and GLM-4 under the roots by its name there: single files, folders with shards and their index."""
+    """Find every ChatGLM3 and GLM-4 under the roots by its name there: single files, folders with shards and their index."""
     found: dict[str, Path] = {}
     for root in roots():
         for path in sorted(candidates(root)):
@@ -61,7 +61,7 @@ def told(path: Path, _when: int) -> bool:
 
 
 def encoder_path(name: str) -> Path:
-    """The encoder behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
+    """Return the encoder behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
     found = encoders()
     if name not in found:
         raise CheckpointError(
@@ -72,7 +72,7 @@ def encoder_path(name: str) -> Path:
 
 
 def vocabulary_for(source: Path) -> Path:
-    """The tokenizer beside the encoder, else for a ChatGLM3, whose single files bring none, the first that fits it.
+    """Find the tokenizer beside the encoder, else for a single-file ChatGLM3, which has none, the first that fits.
 
     Raises CheckpointError where there is none.
     """
@@ -107,7 +107,7 @@ def marked(path: str, _when: int) -> bool:
 
 
 def holds_prompt(name: str) -> bool:
-    """Whether a file of models/tadisr is a prompt file; False for a broken one."""
+    """Tell whether a file of models/tadisr is a prompt file; False for a broken one."""
     path = folder_paths.get_full_path(folders.FOLDER, name)
     return path is not None and marked(path, folders.changed(path))
 
@@ -117,7 +117,7 @@ def prompt_names() -> list[str]:
 
 
 def prompt_path(name: str) -> Path:
-    """The file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
+    """Return the file behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
     path = folder_paths.get_full_path(folders.FOLDER, name)
     if path is None:
         places = ", ".join(folder_paths.get_folder_paths(folders.FOLDER))
@@ -126,7 +126,7 @@ def prompt_path(name: str) -> Path:
 
 
 def target(name: str) -> Path:
-    """The file in models/tadisr that a name typed by the user stands for. Raises ConfigError for one that is no name."""
+    """Return the file in models/tadisr for a name typed by the user. Raises ConfigError for one that is no name."""
     stem = name.strip().removesuffix(SUFFIX)
     if not NAME.fullmatch(stem) or stem.endswith((".", " ")):
         raise ConfigError(

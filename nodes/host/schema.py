@@ -21,13 +21,13 @@ TEXT = "TADiSR/text"
 
 
 def aliases(*names: str) -> dict[str, Any]:
-    """Other words by which a node is found; hosts before 0.4 do not know of them."""
+    """Return search words of a node; ComfyUI before 0.4 does not have them."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return {"search_aliases": list(names)} if "search_aliases" in known else {}
 
 
 def folded(shown: InputT) -> InputT:
-    """An input that the page folds away until the advanced ones are asked for."""
+    """Mark an input as advanced: the page folds it away."""
     shown.extra_dict["advanced"] = True
     return shown
 

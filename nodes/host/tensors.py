@@ -15,22 +15,22 @@ OURS = "tadisr"  # under this key a LATENT carries our `stages.Source`
 
 
 def source_of(latent: dict[str, Any]) -> Source | None:
-    """What one of our latents carries along; None for a latent from elsewhere."""
+    """Return the `Source` that a TADiSR latent carries; None for a latent from elsewhere."""
     return latent.get(OURS)
 
 
 def from_comfy(image: Tensor) -> Tensor:
-    """IMAGE (B, H, W, C) -> (B, C, H, W)."""
+    """Convert IMAGE (B, H, W, C) to (B, C, H, W)."""
     return image.movedim(-1, 1)
 
 
 def to_comfy(image: Tensor) -> Tensor:
-    """(B, C, H, W) -> IMAGE (B, H, W, C)."""
+    """Convert (B, C, H, W) to IMAGE (B, H, W, C)."""
     return to_host(image.movedim(1, -1).contiguous())
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Where the host wants what goes between nodes."""
+    """Move a tensor to the device that ComfyUI keeps tensors between nodes on."""
     return tensor.to(mm.intermediate_device())
 
 
@@ -50,5 +50,5 @@ def guide_of(mask: Tensor | None, tell: Callable[[str], object]) -> Tensor | Non
 
 
 def to_mask(mask: Tensor) -> Tensor:
-    """(B, 1, H, W) -> MASK (B, H, W)."""
+    """Convert (B, 1, H, W) to MASK (B, H, W)."""
     return to_host(mask[:, 0])
