@@ -89,7 +89,7 @@ class TADiSRReadText(Node):
 
     @classmethod
     def execute(cls, image: Tensor, engine: str, minimum_confidence: float) -> io.NodeOutput:
-        reader = ocr.reader(engine, folders.ocr_models())
+        reader = ocr.reader(engine, folders.ocr_models(engine))
         pictures, masks, texts, data = [], [], [], []
         move = Progress(cls.hidden.unique_id)
         for i, picture in enumerate(tensors.from_comfy(image)[:, :3].cpu().split(1)):
@@ -140,7 +140,7 @@ class TADiSRCompareText(Node):
     def execute(cls, before: Tensor, after: Tensor, engine: str, minimum_confidence: float = 0.8) -> io.NodeOutput:
         if len(before) != len(after):
             raise ImageError(f"There are {len(before)} pictures before and {len(after)} after: give as many.")
-        reader = ocr.reader(engine, folders.ocr_models())
+        reader = ocr.reader(engine, folders.ocr_models(engine))
         pictures, masks, scores, report = [], [], [], []
         move = Progress(cls.hidden.unique_id)
         firsts, seconds = (tensors.from_comfy(image)[:, :3].cpu().split(1) for image in (before, after))

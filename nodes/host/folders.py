@@ -24,6 +24,7 @@ def register_model_folder() -> None:
     folder_paths.folder_names_and_paths[FOLDER] = (folders, {".safetensors"})
 
 
-def ocr_models() -> Path:
-    """Return `models/ppocr`, the folder for paddleocr's models."""
-    return Path(folder_paths.models_dir) / "ppocr"
+def ocr_models(engine: str) -> Path | None:
+    """Return `models/ppocr` for an engine's models; None for rapidocr where no ONNX file is there: it brings its own."""
+    folder = Path(folder_paths.models_dir) / "ppocr"
+    return None if engine == "rapidocr" and not any(folder.glob("*.onnx")) else folder

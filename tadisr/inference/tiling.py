@@ -9,6 +9,7 @@ known, the seams between tiles are laid where there is least of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -136,10 +137,21 @@ def seam(zone: tuple[int, int], overlap: int, text: Tensor | None) -> tuple[int,
 
 def cover_side(size: int, tiling: Tiling) -> list[Span]:
     """The tiles along a side of LR pixels, its margins included; a side that fits into a tile is one tile."""
-    tile, overlap = tiling.on_lr
+    tile, _ = tiling.on_lr
     padded = size + 2 * tiling.margin
     length = padded if size <= tile else tile
-    return [(begin - tiling.margin, begin - tiling.margin + length) for begin in starts(padded, length, overlap)]
+    begins = starts(padded, length, overlap_on(size, tiling))
+    return [(begin - tiling.margin, begin - tiling.margin + length) for begin in begins]
+
+
+def overlap_on(size: int, tiling: Tiling) -> int:
+    """The overlap along a side of LR pixels: cut by up to half where the margins would take one more tile."""
+    tile, overlap = tiling.on_lr
+    count = len(starts(size, tile, overlap))
+    if count == 1:
+        return overlap
+    fitted = tile - math.ceil((size + 2 * tiling.margin - tile) / (count - 1))
+    return fitted if overlap // 2 <= fitted < overlap else overlap
 
 
 def side_weights(size: int, tiling: Tiling, text: Tensor | None = None) -> list[Tensor]:
@@ -147,7 +159,7 @@ def side_weights(size: int, tiling: Tiling, text: Tensor | None = None) -> list[
 
     text (n,): how much text each line crosses, at any resolution.
     """
-    spans, margin, overlap = cover_side(size, tiling), tiling.margin * SCALE, tiling.on_lr[1] * SCALE
+    spans, margin, overlap = cover_side(size, tiling), tiling.margin * SCALE, overlap_on(size, tiling) * SCALE
     if text is not None:
         text = F.interpolate(text[None, None], size=size * SCALE, mode="linear", align_corners=False)
         text = F.pad(text, (margin, margin), mode="replicate")[0, 0]

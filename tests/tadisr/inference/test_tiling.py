@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
 
 from tadisr import ConfigError
-from tadisr.inference.tiling import BLENDS, Tiling, profiles, run_tiled, seam, starts
+from tadisr.inference.tiling import BLENDS, Tiling, cover_side, profiles, run_tiled, seam, side_weights, starts
 
 
 def local(tile: Tensor, _windows: object) -> tuple[Tensor, Tensor]:
@@ -145,3 +147,17 @@ def test_only_a_batch_of_tiles_is_ever_upscaled() -> None:
 def test_settings_out_of_range(wrong: dict) -> None:
     with pytest.raises(ConfigError, match="expected"):
         Tiling(**wrong)
+
+
+@pytest.mark.parametrize("size", [240, 320, 333, 500, 1000])
+def test_the_margin_takes_no_further_tiles_and_the_weights_sum_to_one(size: int) -> None:
+    tiling = Tiling()
+    spans = cover_side(size, tiling)
+    assert len(spans) == len(starts(size, *tiling.on_lr))
+    assert spans[0][0] == -tiling.margin and spans[-1][1] == size + tiling.margin
+    assert all(after[0] <= before[1] - tiling.on_lr[1] // 2 for before, after in itertools.pairwise(spans))
+    total = torch.zeros(size * 4)
+    for (begin, _), weight in zip(spans, side_weights(size, tiling), strict=True):
+        first = max(0, begin) * 4
+        total[first : first + len(weight)] += weight
+    torch.testing.assert_close(total, torch.ones(size * 4))
