@@ -170,7 +170,7 @@ def test_whole_and_zoomed_images(tmp_path: Path) -> None:
     assert 4 < len(enlarged) < 20 and all(1 / 6.5 < step < 0.52 for step in enlarged)
     held_out, _ = held_out_samples(data(**fields, view="zoom"), seed=0)
     assert place(held_out.sample(0)["hr"]) == (0, 0)
-    with pytest.raises(ConfigError, match=r"zoom is 0.5, 6 and"):
+    with pytest.raises(ConfigError, match=r"zoom is 0.5, 6.0 and"):
         training_samples(data(**fields, zoom=[0.5, 6]), seed=0)
 
 

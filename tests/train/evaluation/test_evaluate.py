@@ -18,6 +18,7 @@ import tadisr
 from tadisr import ocr, preset
 from tadisr.checkpoints import adapter
 from tadisr.images import read_image
+from tadisr.inference.tiling import Tiling
 from train.data.pairs import open_pairs
 from train.evaluate import choose_methods, main, parser, read_report
 from train.evaluation import markup, methods, metrics, paper, tables
@@ -316,11 +317,12 @@ def test_an_lr_file_of_hrs_size_is_fed_as_it_is(tmp_path: Path) -> None:
     made = ours.make(pair)
     assert made.picture.shape == (30, 45, 3) and made.mask is not None and made.mask.shape == (30, 45)
     model = tadisr.load()
-    padded = np.pad(pair.upscaled, ((0, 2), (0, 3), (0, 0)), "edge")
-    multiple = model.config.multiple
-    padded = np.pad(padded, ((0, -32 % multiple), (0, -48 % multiple), (0, 0)), "edge")
+    margin = 4 * Tiling().margin
+    padded = np.pad(pair.upscaled, ((margin, margin + 2), (margin, margin + 3), (0, 0)), "edge")
+    assert all(side % model.config.multiple == 0 for side in padded.shape[:2])
     with torch.no_grad():
-        expected = model(methods.as_image(padded)).image[..., :30, :45].clamp(0, 1)
+        whole = model(methods.as_image(padded)).image
+    expected = whole[..., margin : margin + 30, margin : margin + 45].clamp(0, 1)
     assert (methods.as_image(made.picture) - expected).abs().max() < 1 / 255
 
 
