@@ -1,4 +1,4 @@
-"""The device and the number type that command-line arguments ask for."""
+"""Choose the device and the dtype that command-line arguments ask for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .model.precision import DTYPES
 
 
 def placement(arguments: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """The device and number type that the arguments ask for. Raises TADiSRError for a device that is not there."""
+    """Return the device and the dtype that the arguments ask for. Raises TADiSRError for a device that is not there."""
     name = arguments.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..config import DecoderConfig
 from ..errors import ConfigError
 from .release_blocks import BLOCKS
-from .trunk import Trunk
+from .trunk import Interaction, Trunk
 
 if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
     from diffusers.models.resnet import ResnetBlock2D
@@ -45,24 +45,14 @@ class Branch(nn.Module):
         return self.scale.to(forward) * self.merge(nn.functional.silu(self.norm(forward * gate)))
 
 
-class CDIB(nn.Module):
-    """Cross-decoder interaction block, Eq. 6: a GLU whose gates come from the other stream.
-
-    The two streams may differ in width; each sends the other a gate of the other's width.
-    """
+class CDIB(Interaction):
+    """Cross-decoder interaction block as Fig. 2 draws it. The two streams may differ in width."""
 
     def __init__(self, *, image_channels: int, text_channels: int, groups: int) -> None:
-        super().__init__()
-        self.image = Branch(channels=image_channels, other=text_channels, groups=groups)
-        self.text = Branch(channels=text_channels, other=image_channels, groups=groups)
-
-    def forward(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """z (B, Ci, h, w), a (B, Ct, h, w) -> the same shapes."""
-        image, gate_for_text = self.image.halves(z)
-        text, gate_for_image = self.text.halves(a)
-        a = a + self.text.residual(text, gate_for_text)
-        del text, gate_for_text  # at Kolors' last level every map is 300 MB
-        return z + self.image.residual(image, gate_for_image), a
+        super().__init__(
+            Branch(channels=image_channels, other=text_channels, groups=groups),
+            Branch(channels=text_channels, other=image_channels, groups=groups),
+        )
 
 
 class TextDecoder(nn.Module):

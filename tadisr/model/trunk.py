@@ -6,6 +6,8 @@ no norm and no attention, so that nearly all of its time is 3x3 convolutions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,22 +50,37 @@ class LightBranch(nn.Module):
         return self.scale.to(forward) * self.merge(F.silu(forward * gate))
 
 
-class LightCDIB(nn.Module):
-    """Cross-decoder interaction block of Eq. 6 without norms and residual blocks.
+class Interaction(nn.Module):
+    """Cross-decoder interaction of Eq. 6: a GLU whose gates come from the other stream.
 
-    The trunk and the text stream have blocks of their own between two of these.
+    image, text: branches with `halves` and `residual`; each sends the other a gate of the other's width.
     """
 
-    def __init__(self, *, image_channels: int, text_channels: int) -> None:
+    def __init__(self, image: nn.Module, text: nn.Module) -> None:
         super().__init__()
-        self.image = LightBranch(channels=image_channels, other=text_channels)
-        self.text = LightBranch(channels=text_channels, other=image_channels)
+        self.image: Any = image
+        self.text: Any = text
 
     def forward(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, Ci, h, w), a (B, Ct, h, w) -> the same shapes."""
         image, gate_for_text = self.image.halves(z)
         text, gate_for_image = self.text.halves(a)
-        return z + self.image.residual(image, gate_for_image), a + self.text.residual(text, gate_for_text)
+        a = a + self.text.residual(text, gate_for_text)
+        del text, gate_for_text  # at Kolors' last level every map is 300 MB
+        return z + self.image.residual(image, gate_for_image), a
+
+
+class LightCDIB(Interaction):
+    """The interaction block without norms and residual blocks.
+
+    The trunk and the text stream have blocks of their own between two of these.
+    """
+
+    def __init__(self, *, image_channels: int, text_channels: int) -> None:
+        super().__init__(
+            LightBranch(channels=image_channels, other=text_channels),
+            LightBranch(channels=text_channels, other=image_channels),
+        )
 
 
 class Section(nn.Module):
