@@ -169,10 +169,12 @@ class TADiSRJointDecode(Node):
                     "guide_strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True,
                     tooltip="How far the edited mask steers the decoders; 0: not at all.",
                 ),
+                schema.detail_input(),
             ],
             outputs=[
                 io.Image.Output("upscaled", display_name="image", tooltip="The upscaled pictures, in order."),
                 io.Mask.Output("text_mask", display_name="mask", tooltip="How surely each pixel is text, 0 to 1."),
+                schema.certainty_output(),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -185,6 +187,7 @@ class TADiSRJointDecode(Node):
         model: Loaded,
         mask: Tensor | None = None,
         guide_strength: float = 1.0,
+        detail: float = schema.DETAIL,
     ) -> io.NodeOutput:
         guide = tensors.guide_of(mask, say(cls.hidden.unique_id))
         with in_memory(model, "decode", pixels=pixels_of(model, latent), guided=guide is not None) as network:
@@ -194,6 +197,7 @@ class TADiSRJointDecode(Node):
                 attention,
                 guide=guide,
                 strength=guide_strength,
+                detail=detail,
                 progress=Progress(cls.hidden.unique_id),
             )
-        return io.NodeOutput(tensors.to_comfy(result.image), tensors.to_mask(result.mask))
+        return tensors.to_outputs(result)

@@ -60,10 +60,12 @@ class TADiSRUpscale(Node):
                     "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
                     tooltip="How much of the input stays as it was, only enlarged, where the mask finds no text.",
                 ),
+                schema.detail_input(),
             ],
             outputs=[
                 io.Image.Output("upscaled", display_name="image", tooltip="The upscaled pictures, in order."),
                 io.Mask.Output("text_mask", display_name="mask", tooltip="How surely each pixel is text, 0 to 1."),
+                schema.certainty_output(),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -81,6 +83,7 @@ class TADiSRUpscale(Node):
         tiling: Tiling | None = None,
         mask: Tensor | None = None,
         fidelity: float = 0.0,
+        detail: float = schema.DETAIL,
     ) -> io.NodeOutput:
         tell = say(cls.hidden.unique_id)
         tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
@@ -96,13 +99,14 @@ class TADiSRUpscale(Node):
                 tiling=tiling,
                 guide=guide,
                 fidelity=fidelity,
+                detail=detail,
                 color_fix=color,
                 device=model.load_device,
                 progress=progress,
                 preview=progress.preview,
                 say=tell,
             )
-        return io.NodeOutput(tensors.to_comfy(result.image), tensors.to_mask(result.mask))
+        return tensors.to_outputs(result)
 
 
 class TADiSRTiling(Node):

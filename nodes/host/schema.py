@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from comfy_api.latest import io
 
+from ...tadisr.config import TrunkConfig
 from ...tadisr.ocr import ENGINES
 
 InputT = TypeVar("InputT", bound=io.Input)
@@ -18,6 +19,7 @@ Tiles = io.Custom("TADISR_TILING")
 CATEGORY = "TADiSR"
 STAGES = "TADiSR/stages"
 TEXT = "TADiSR/text"
+DETAIL = TrunkConfig.detail
 
 
 def aliases(*names: str) -> dict[str, Any]:
@@ -53,6 +55,21 @@ def guide_input() -> io.Mask.Input:
         "mask", optional=True,
         tooltip="A text mask that you have edited, of any size: white where text is to be, black where none is. The text "
         "decoder is steered to it, and with it the picture.",
+    )  # fmt: skip
+
+
+def detail_input() -> io.Float.Input:
+    return io.Float.Input(
+        "detail", default=DETAIL, min=0.0, max=1.0, step=0.05, optional=True,
+        tooltip="How much is kept of what the model is not sure of: 1 all that it drew, 0 only where it is sure. Models "
+        "without a certainty output keep all.",
+    )  # fmt: skip
+
+
+def certainty_output() -> io.Mask.Output:
+    return io.Mask.Output(
+        "certainty", display_name="certainty",
+        tooltip="How sure the model is of what it drew at each pixel, 0 to 1; all 0 for a model without that output.",
     )  # fmt: skip
 
 

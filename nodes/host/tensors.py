@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
+import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...tadisr.inference.staged import Source
+from ...tadisr.inference.upscale import Upscaled
 
 EMPTY = (64, 64)  # size of the all-zero mask that Load Image gives for an image without transparency
 OURS = "tadisr"  # under this key a LATENT carries our `stages.Source`
@@ -52,3 +55,9 @@ def guide_of(mask: Tensor | None, tell: Callable[[str], object]) -> Tensor | Non
 def to_mask(mask: Tensor) -> Tensor:
     """Convert (B, 1, H, W) to MASK (B, H, W)."""
     return to_host(mask[:, 0])
+
+
+def to_outputs(result: Upscaled) -> io.NodeOutput:
+    """Give a result as IMAGE, MASK of the text and MASK of the certainty; without one it is all 0."""
+    certainty = torch.zeros_like(result.mask) if result.certainty is None else result.certainty
+    return io.NodeOutput(to_comfy(result.image), to_mask(result.mask), to_mask(certainty))

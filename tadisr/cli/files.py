@@ -62,6 +62,10 @@ def mask_of(target: Path) -> Path:
     return name_beside(target, "_mask", ".png")
 
 
+def certainty_of(target: Path) -> Path:
+    return name_beside(target, "_certainty", ".png")
+
+
 def sheet_of(target: Path) -> Path:
     return name_beside(target, "_compare", ".jpg")
 
@@ -72,6 +76,7 @@ def make_plan(
     *,
     kind: str | None = None,
     mask: bool = False,
+    certainty: bool = False,
     sheet: bool = False,
     overwrite: bool = False,
     skip_existing: bool = False,
@@ -95,7 +100,7 @@ def make_plan(
         plan.jobs = [Job(sources[0][0], out)]
     else:
         plan.jobs = list(assign(sources, out, FORMATS[kind or "png"].suffixes[0]))
-    check_targets(plan.jobs, mask=mask, sheet=sheet, overwrite=overwrite)
+    check_targets(plan.jobs, mask=mask, certainty=certainty, sheet=sheet, overwrite=overwrite)
     if skip_existing:
         plan.skipped = [job.source for job in plan.jobs if job.exists()]
         plan.jobs = [job for job in plan.jobs if not job.exists()]
@@ -131,14 +136,15 @@ def assign(sources: list[tuple[Path, Path]], out: Path, suffix: str) -> Iterator
         yield Job(path, target)
 
 
-def check_targets(jobs: list[Job], *, mask: bool, sheet: bool, overwrite: bool) -> None:
+def check_targets(jobs: list[Job], *, mask: bool, certainty: bool, sheet: bool, overwrite: bool) -> None:
     """Raises TADiSRError where two results would share a file, ArgumentsError where an input would be overwritten."""
     targets = [job.target for job in jobs]
     beside = [mask_of(target) for target in targets] if mask else []
+    beside += [certainty_of(target) for target in targets] if certainty else []
     beside += [sheet_of(target) for target in targets] if sheet else []
     clash = set(beside) & set(targets)
     if clash:
-        raise TADiSRError(f"{min(clash)} would be both a picture and a mask: give the two to calls of their own.")
+        raise TADiSRError(f"{min(clash)} would be both a picture and a map of one: give the two to calls of their own.")
     if overwrite:
         return
     sources = {identity(job.source) for job in jobs}

@@ -28,7 +28,7 @@ from ..inference import color
 from ..inference.tiling import BLENDS, Strip, Tiling, fit_overlap
 from ..inference.upscale import load, upscale_strips
 from ..visualization.contact_sheet import ContactSheet
-from .files import ArgumentsError, Job, Plan, make_plan, mask_of, sheet_of, summarize_left_out
+from .files import ArgumentsError, Job, Plan, certainty_of, make_plan, mask_of, sheet_of, summarize_left_out
 
 T = TypeVar("T")
 FAILURES = (TADiSRError, OSError, MemoryError, RuntimeError)
@@ -59,6 +59,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
     up.add_argument("--text-aware", action="store_true", help="lay the seams between tiles where there is least text")
     up.add_argument("--prompt", type=Path, help="a prompt file instead of the prompt that the adapter carries")
     up.add_argument("--mask", action="store_true", help="write the text mask beside each picture, NAME_mask.png")
+    up.add_argument(
+        "--certainty", action="store_true",
+        help="write how sure the network is of each pixel, NAME_certainty.png, white where it is sure",
+    )  # fmt: skip
     up.add_argument("--compare", action="store_true", help="write input, result and mask as one, NAME_compare.jpg")
     up.add_argument("--quiet", action="store_true", help="print errors only")
     up.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -79,8 +83,8 @@ class Summary:
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0, or 1 if an image failed. Raises TADiSRError; ArgumentsError before any work."""
     plan = make_plan(
-        arguments.inputs, arguments.out, kind=arguments.format, mask=arguments.mask, sheet=arguments.compare,
-        overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,
+        arguments.inputs, arguments.out, kind=arguments.format, mask=arguments.mask, certainty=arguments.certainty,
+        sheet=arguments.compare, overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,
     )  # fmt: skip
     if arguments.quality is not None and not 1 <= arguments.quality <= 100:
         raise ArgumentsError(f"quality is {arguments.quality}, expected 1 to 100.")
@@ -100,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model, base=arguments.base, vae=arguments.vae, prompt=arguments.prompt, device=device, dtype=dtype,
             strength=arguments.strength,
         )  # fmt: skip
+        if arguments.certainty and not model.gives_certainty:
+            raise ArgumentsError(f"The {model.config.name} model has no certainty output: leave out --certainty.")
         make_strips = partial(
             upscale_strips, model, scale=arguments.scale, tiling=tiling, fidelity=arguments.fidelity,
             detail=arguments.detail, color_fix=arguments.color,
@@ -219,25 +225,30 @@ class Result:
         image = to_tensor(frame.pixels)
         writer, target = self.writer_of(frame, frame.metadata.resized((width, height), (size[1], size[0])))
         self.do(writer.begin, (*size, channels), dtype, frame.duration)
-        mask = None
-        if self.arguments.mask:
-            mask = self.create(mask_of(target), Metadata(), "png", name="mask")
-            self.do(mask.begin, (*size, 1), np.uint8)
+        names = {"mask": mask_of(target), "certainty": certainty_of(target)}
+        maps = {
+            name: self.create(path, Metadata(), "png", name=name)
+            for name, path in names.items()
+            if getattr(self.arguments, name)
+        }
+        for one in maps.values():
+            self.do(one.begin, (*size, 1), np.uint8)
         sheet = ContactSheet(image, size) if self.arguments.compare else None
         for strip in make_strips(image):
             if self.failed:
                 return
             self.do(lambda rows: writer.write(to_levels(rows, dtype)), strip.pixels.numpy())
-            if mask is not None:
-                self.do(lambda rows, mask=mask: mask.write(to_levels(rows, np.uint8)), strip.mask[..., None].numpy())
+            for name, one in maps.items():
+                rows = getattr(strip, name)[..., None].numpy()
+                self.do(lambda rows, one=one: one.write(to_levels(rows, np.uint8)), rows)
             if sheet is not None:
                 sheet.add(strip)
         self.do(writer.end)
         if writer is not self.image:
             self.do(self.complete, writer)
-        if mask is not None:
-            self.do(mask.end)
-            self.do(self.complete, mask)
+        for one in maps.values():
+            self.do(one.end)
+            self.do(self.complete, one)
         if sheet is not None:
             path = sheet_of(target)
             self.paths.setdefault("sheet", []).append(str(path))

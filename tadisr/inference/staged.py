@@ -21,7 +21,7 @@ from ..model import TADiSR
 from ..model.vae import scaled, unscaled
 from ..prompt import EncodedPrompt, prompted
 from .latent_matching import match
-from .upscale import Progress, Upscaled, check, checked_guide, require_finite
+from .upscale import Progress, Upscaled, check, check_share, checked_guide, finish_tile, require_finite
 
 T = TypeVar("T")
 
@@ -118,15 +118,18 @@ def decode(
     *,
     guide: Tensor | None = None,
     strength: float = 1.0,
+    detail: float | None = None,
     progress: Progress | None = None,
 ) -> Upscaled:
-    """Eq. 5-6 -> the picture and its text mask; without skips for a latent from elsewhere or sampled anew.
+    """Decode to the picture, its text mask and certainty (Eq. 5-6), without skips for a latent made or sampled elsewhere.
 
     attention: from the `denoise` that gave the samples; they may since have been changed by others. guide (B or 1, 1,
     H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards; strength 0 to 1.
-    Raises ImageError for a latent of another VAE, and for one that a residual model has no picture for.
+    detail: as `upscale` takes it. Raises ConfigError for a detail outside 0 to 1, ImageError for a latent of another VAE
+    and for one that a residual model has no picture for.
     """
     check_latent(model, samples)
+    check_share("detail", detail)
     padded = pixels(model, samples)
     attention = follow(model, attention, samples)
     source = attention.source
@@ -151,20 +154,18 @@ def decode(
             skips = [skip[i : i + 1].to(**place) for skip in source.skips] or None
         if guide is not None:
             drawn = guide[i : i + 1].to(model.device)
-        image, logits, _ = model.decode(latent, a_tex, skips, upscaled, drawn, strength=strength)
-        require_finite(model, image, logits)
-        image = image[..., : size[0], : size[1]].float().clamp(0, 1).cpu()
-        if logits is None:
-            return image, torch.zeros_like(image[:, :1])
-        return image, logits[..., : size[0], : size[1]].float().sigmoid().cpu()
+        image, logits, log_variance = model.decode(latent, a_tex, skips, upscaled, drawn, strength=strength)
+        results = finish_tile(model, image, logits, log_variance, upscaled, detail)
+        image, maps = (result[..., : size[0], : size[1]].cpu() for result in results)
+        return image, maps
 
     done = one_by_one(len(samples), progress, one)
-    picture, mask = torch.cat([image for image, _ in done]), torch.cat([mask for _, mask in done])
+    picture, maps = torch.cat([image for image, _ in done]), torch.cat([maps for _, maps in done])
     if target != size:
-        picture, mask = resize(picture, target), resize(mask, target)
-    if source is None:
-        return Upscaled(picture, mask)
-    return Upscaled(join_alpha(picture, source.alpha, channels=source.channels), mask)
+        picture, maps = resize(picture, target), resize(maps, target)
+    if source is not None:
+        picture = join_alpha(picture, source.alpha, channels=source.channels)
+    return Upscaled(picture, maps[:, :1], maps[:, 1:] if model.gives_certainty else None)
 
 
 def one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -> list[T]:

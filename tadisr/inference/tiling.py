@@ -43,20 +43,33 @@ class Window(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What the network made of a window, each (c, 4 height, 4 width) float32 on the CPU: c 1 or 3, 1, 1."""
+    """What the network made of a window, each (c, 4 height, 4 width), float32 on the CPU.
+
+    colors: c 1 or 3; maps: the text mask, and the certainty where the model gives one; alpha: c 1.
+    """
 
     colors: Tensor
-    mask: Tensor
+    maps: Tensor
     alpha: Tensor | None = None
 
 
 class Strip(NamedTuple):
-    """Finished rows of one image: pixels (n, W, C) and mask (n, W), from row `top` on."""
+    """Finished rows of one image: pixels (n, W, C) and maps (n, W, 1 or 2), from row `top` on."""
 
     image: int
     top: int
     pixels: Tensor
-    mask: Tensor
+    maps: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """The text mask (n, W)."""
+        return self.maps[..., 0]
+
+    @property
+    def certainty(self) -> Tensor | None:
+        """How sure each pixel is (n, W), None for a model without that output."""
+        return self.maps[..., 1] if self.maps.shape[-1] > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,52 +207,59 @@ def list_windows(images: int, height: int, width: int, tiling: Tiling) -> list[W
 
 
 class Canvas:
-    """Rows of one image's result that tiles are added to: (H, W, C) pixels, (H, W) mask, from row `top` on."""
+    """Rows of one image's result that tiles are added to: (H, W, C) pixels, (H, W, k) maps, from row `top` on."""
 
-    def __init__(self, full: tuple[int, int], size: tuple[int, int], channels: int, out: Out | None = None) -> None:
-        """full: x4, the tiles' grid; size: of the result. out: the whole result in zeros, else rows as they are needed."""
+    def __init__(
+        self, full: tuple[int, int], size: tuple[int, int], channels: tuple[int, int], out: Out | None = None
+    ) -> None:
+        """full: x4, the tiles' grid; size: of the result; channels: of its pixels and of its maps.
+
+        out: the whole result in zeros, else rows are added as they are needed.
+        """
         self.full, self.size, self.whole = full, size, out is not None
         self.top = 0
         width = size[1]
-        self.pixels, self.mask = out or (torch.zeros(0, width, channels), torch.zeros(0, width))
+        self.pixels, self.maps = out or (torch.zeros(0, width, channels[0]), torch.zeros(0, width, channels[1]))
 
     def add(self, tile: Tile, place: tuple[Span, Span], weights: tuple[Tensor, Tensor]) -> None:
         """Add what lies at `place` (rows, columns) of the x4 grid, under the weights of its rows and columns."""
-        maps, spans = [], []
+        matrices, spans = [], []
         for span, weight, full, size in zip(place, weights, self.full, self.size, strict=True):
             outputs = touched(span, full, size)
-            maps.append(None if full == size else resize_matrix(full, size, outputs, span) * weight)
+            matrices.append(None if full == size else resize_matrix(full, size, outputs, span) * weight)
             spans.append(outputs)
         (top, bottom), columns = spans[0], slice(*spans[1])
         self._reach(bottom)
         rows = slice(top - self.top, bottom - self.top)
         for part, target in self._targets(tile):
-            added = part * (weights[0][:, None] * weights[1]) if maps[0] is None else maps[0] @ part @ maps[1].T
+            added = (
+                part * (weights[0][:, None] * weights[1]) if matrices[0] is None else matrices[0] @ part @ matrices[1].T
+            )
             target[rows, columns] += added.permute(1, 2, 0)
 
     def _targets(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
-        yield tile.mask, self.mask[..., None]
+        yield tile.maps, self.maps
         colors = self.pixels.shape[2] - (tile.alpha is not None)
         yield tile.colors, self.pixels[..., :colors]
         if tile.alpha is not None:
             yield tile.alpha, self.pixels[..., -1:]
 
     def _reach(self, bottom: int) -> None:
-        missing = bottom - self.top - len(self.mask)
+        missing = bottom - self.top - len(self.maps)
         if missing > 0:
             self.pixels = torch.cat([self.pixels, self.pixels.new_zeros(missing, *self.pixels.shape[1:])])
-            self.mask = torch.cat([self.mask, self.mask.new_zeros(missing, self.mask.shape[1])])
+            self.maps = torch.cat([self.maps, self.maps.new_zeros(missing, *self.maps.shape[1:])])
 
     def finished(self, image: int, bottom: int, begun: int) -> Strip:
         """The rows from `begun` to `bottom`, to which nothing will be added any more; dropped unless `whole`."""
         rows = slice(begun - self.top, bottom - self.top)
-        strip = Strip(image, begun, self.pixels[rows].clamp_(0, 1), self.mask[rows].clamp_(0, 1))
+        strip = Strip(image, begun, self.pixels[rows].clamp_(0, 1), self.maps[rows].clamp_(0, 1))
         if not self.whole:
-            self.pixels, self.mask, self.top = self.pixels[rows.stop :].clone(), self.mask[rows.stop :].clone(), bottom
+            self.pixels, self.maps, self.top = self.pixels[rows.stop :].clone(), self.maps[rows.stop :].clone(), bottom
         return strip
 
 
-Out = tuple[Tensor, Tensor]  # pixels (H, W, C) and mask (H, W) of one image's result
+Out = tuple[Tensor, Tensor]  # pixels (H, W, C) and maps (H, W, k) of one image's result
 
 
 def touched(span: Span, full: int, size: int) -> Span:
@@ -254,7 +274,7 @@ def touched(span: Span, full: int, size: int) -> Span:
 def blend_tiles(
     run: Callable[[list[Window]], list[Tile]],
     shape: tuple[int, int, int],
-    channels: int,
+    channels: tuple[int, int],
     *,
     tiling: Tiling,
     size: tuple[int, int] | None = None,
@@ -264,10 +284,10 @@ def blend_tiles(
 ) -> Iterator[Strip]:
     """Run the network over a batch of LR images tile by tile, and give the result in strips from top to bottom.
 
-    run: windows -> tiles. shape: (B, h, w) of the LR images; channels: of the result's pixels; size (H, W): of the
-    result, None: x4. text (B, 1, h', w'): a coarse text mask of any size, for seams that go around it. out: pixels
-    (B, H, W, C) and mask (B, H, W) in zeros that the result is added up in; without, rows are held only until they are
-    given. progress(done, total) counts tiles.
+    run: windows -> tiles. shape: (B, h, w) of the LR images; channels: of the result's pixels and of its maps; size (H,
+    W): of the result, None: x4. text (B, 1, h', w'): a coarse text mask of any size, for seams that go around it. out:
+    pixels (B, H, W, C) and maps (B, H, W, k) in zeros that the result is added up in; without, rows are held only until
+    they are given. progress(done, total) counts tiles.
     """
     images, height, width = shape
     full = (height * SCALE, width * SCALE)
@@ -308,7 +328,7 @@ def run_tiled(
     """
     images, channels, height, width = lr.shape
     full = (height * SCALE, width * SCALE)
-    out = (torch.zeros(images, *full, channels), torch.zeros(images, *full))
+    out = (torch.zeros(images, *full, channels), torch.zeros(images, *full, 1))
 
     def run_windows(windows: list[Window]) -> list[Tile]:
         enlarged = torch.stack([resize_window(lr[window.image], full, *place_of(window)) for window in windows])
@@ -316,9 +336,9 @@ def run_tiled(
         return [Tile(*pair) for pair in zip(colors.float().cpu(), masks.float().cpu(), strict=True)]
 
     shape = (images, height, width)
-    for _ in blend_tiles(run_windows, shape, channels, tiling=tiling, text=text, out=out, progress=progress):
+    for _ in blend_tiles(run_windows, shape, (channels, 1), tiling=tiling, text=text, out=out, progress=progress):
         pass
-    return out[0].permute(0, 3, 1, 2), out[1][:, None]
+    return out[0].permute(0, 3, 1, 2), out[1].permute(0, 3, 1, 2)
 
 
 def place_of(window: Window) -> tuple[Span, Span]:

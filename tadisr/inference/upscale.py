@@ -26,7 +26,7 @@ from ..errors import CheckpointError, ConfigError, ImageError, OutOfMemoryError,
 from ..images.alpha import Layers, laid_on_ground, split_alpha, split_layers, varies
 from ..images.resample import Span, output_size, pad_to_multiple, resize, resize_window, shrink
 from ..model import TADiSR
-from ..model.certainty import keep_sure_detail
+from ..model.certainty import certainty_map, keep_sure_detail
 from ..model.precision import compute_type
 from ..out_of_memory import free_memory, out_of_memory_reason
 from ..prompt import read_prompt
@@ -62,10 +62,14 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Upscaled:
-    """float32 on the CPU, in [0, 1]. The mask is all zero for a model without the joint decoders."""
+    """float32 on the CPU, in [0, 1].
+
+    The mask is all zero for a model without the joint decoders; certainty is None for one without that output.
+    """
 
     image: Tensor  # (B, C, sH, sW), as many channels as came in
     mask: Tensor  # (B, 1, sH, sW), the probability of text
+    certainty: Tensor | None = None  # (B, 1, sH, sW), 1 where the network is sure of what it drew
 
 
 def load(
@@ -137,13 +141,14 @@ def upscale(
         model, image, scale, tiling, enlarged, guide, fidelity, detail, color_fix, device, progress, preview
     )  # fmt: skip
     pixels = allocate((len(image), *job.size, image.shape[1]))
-    mask = allocate((len(image), *job.size))
-    for strip in job.strips((pixels, mask)):
+    maps = allocate((len(image), *job.size, job.channels[1]))
+    for strip in job.strips((pixels, maps)):
         if color_fix == "off":
             job.finish(strip)
-        elif strip.top + len(strip.mask) == job.size[0]:
-            job.correct(strip.image, pixels[strip.image], mask[strip.image])
-    return Upscaled(pixels.permute(0, 3, 1, 2), mask[:, None])
+        elif strip.top + len(strip.maps) == job.size[0]:
+            job.correct(strip.image, pixels[strip.image], maps[strip.image])
+    maps = maps.permute(0, 3, 1, 2)
+    return Upscaled(pixels.permute(0, 3, 1, 2), maps[:, :1], maps[:, 1:] if model.gives_certainty else None)
 
 
 @torch.inference_mode()
@@ -166,9 +171,11 @@ def upscale_strips(
             result = upscale_in_memory(
                 model, image, tiling=tiling, color_fix=color_fix, say=say, allocate=mapped_in(folder), **options
             )
-            for i, (pixels, mask) in enumerate(zip(result.image, result.mask[:, 0], strict=True)):
-                for top in range(0, len(mask), STRIP):
-                    yield Strip(i, top, pixels[:, top : top + STRIP].permute(1, 2, 0), mask[top : top + STRIP])
+            maps = [result.mask] if result.certainty is None else [result.mask, result.certainty]
+            for i in range(len(result.image)):
+                for top in range(0, result.image.shape[2], STRIP):
+                    rows = [part[i, :, top : top + STRIP].permute(1, 2, 0) for part in (result.image, *maps)]
+                    yield Strip(i, top, rows[0], torch.cat(rows[1:], 2))
         return
     while True:
         given = False
@@ -270,13 +277,12 @@ class Upscaling:
     ) -> None:
         check(image, scale)
         color.check_mode(color_fix)
-        if not 0 <= fidelity <= 1:
-            raise ConfigError(f"fidelity is {fidelity}, expected 0 to 1.")
-        if detail is not None and not 0 <= detail <= 1:
-            raise ConfigError(f"detail is {detail}, expected 0 to 1.")
+        check_share("fidelity", fidelity)
+        check_share("detail", detail)
         height, width = image.shape[-2:]
         self.full = (height * SCALE, width * SCALE)
         self.size = output_size(height, width, scale)
+        self.channels = (image.shape[1], 1 + model.gives_certainty)  # of the result's pixels and maps
         if enlarged is not None and enlarged.shape != (len(image), 3, *self.full):
             found, expected = tuple(enlarged.shape), (len(image), 3, *self.full)
             raise ImageError(f"The enlarged picture has shape {found}, expected {expected}.")
@@ -298,13 +304,13 @@ class Upscaling:
         text = None
         if self.tiling.text_aware and max(self.full) > self.tiling.tile:
             text = coarse_text(self.model, split_alpha(self.image)[0], self.tiling, self.device)
-        count, channels, height, width = self.image.shape
+        count, _, height, width = self.image.shape
         for strip in blend_tiles(
-            self.run, (count, height, width), channels,
+            self.run, (count, height, width), self.channels,
             tiling=self.tiling, size=self.size, text=text, out=out, progress=self.progress,
         ):  # fmt: skip
             yield strip
-            if strip.top + len(strip.mask) == self.size[0]:
+            if strip.top + len(strip.maps) == self.size[0]:
                 self.held.pop(strip.image, None)
 
     def run(self, windows: list[Window]) -> list[Tile]:
@@ -323,14 +329,14 @@ class Upscaling:
         found = []
         for window, alpha in zip(windows, tiles, strict=True):
             layers = self.layers(window.image)
-            colors, mask = next(results)
+            colors, maps = next(results)
             if alpha is not None and varies(alpha):
-                upscaled, text = next(results)
+                upscaled, others = next(results)
                 alpha = laid_on_ground(upscaled.mean(0, keepdim=True), layers.dark)
-                mask = torch.maximum(mask, text)
+                maps = torch.cat([torch.maximum(maps[:1], others[:1]), torch.minimum(maps[1:], others[1:])])
             if len(layers.colors) == 1:
                 colors = colors.mean(0, keepdim=True)
-            found.append(Tile(colors, mask, alpha))
+            found.append(Tile(colors, maps, alpha))
             self.show(window, found[-1])
         return found
 
@@ -341,7 +347,7 @@ class Upscaling:
         return resize_window(layers.colors, self.full, *place_of(window)).expand(3, -1, -1)
 
     def run_network(self, images: list[Tensor], windows: list[Window]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(3, H, W) each -> pictures (3, H, W) and masks (1, H, W), float32 on the CPU. Empties `images`."""
+        """(3, H, W) each -> pictures (3, H, W) and maps (k, H, W), float32 on the CPU. Empties `images`."""
         while images:
             count = self.tiling.batch
             batch = torch.stack(images[:count]) if count > 1 else images[0][None].contiguous()
@@ -350,9 +356,9 @@ class Upscaling:
                 places = [(self.guide[w.image], self.full, *place_of(w)) for w in windows[:count]]
                 guides = torch.stack([resize_window(*place) for place in places])
             del images[:count], windows[:count]
-            pictures, masks = run_tile(self.model, batch, self.device, guides, self.detail)
+            pictures, maps = run_tile(self.model, batch, self.device, guides, self.detail)
             del batch
-            yield from zip(pictures.cpu(), masks.cpu(), strict=True)
+            yield from zip(pictures.cpu(), maps.cpu(), strict=True)
 
     def show(self, window: Window, tile: Tile) -> None:
         if self.preview is None:
@@ -370,17 +376,17 @@ class Upscaling:
         if correction is not None:
             correction.apply(rows, strip.top, self.size)
         if self.fidelity:
-            span = (strip.top, strip.top + len(strip.mask))
+            span = (strip.top, strip.top + len(strip.maps))
             plain = resize_window(layers.colors, self.size, span, (0, self.size[1])).permute(1, 2, 0)
             rows.lerp_(plain.expand_as(rows), self.fidelity * (1 - strip.mask[..., None]))
 
-    def correct(self, index: int, pixels: Tensor, mask: Tensor) -> None:
+    def correct(self, index: int, pixels: Tensor, maps: Tensor) -> None:
         """Bring the colours of a whole result (H, W, C) to the input's, and finish it."""
         layers = self.layers(index)
         colors = pixels if layers.alpha is None else pixels[..., :-1]
         correction = color.measure_correction(self.color_fix, colors[..., : len(layers.colors)], layers.colors)
         for top in range(0, len(pixels), STRIP):
-            self.finish(Strip(index, top, pixels[top : top + STRIP], mask[top : top + STRIP]), correction)
+            self.finish(Strip(index, top, pixels[top : top + STRIP], maps[top : top + STRIP]), correction)
 
 
 def cut(whole: Tensor, rows: Span, columns: Span) -> Tensor:
@@ -397,7 +403,7 @@ def coarse_text(model: TADiSR, colors: Tensor, tiling: Tiling, device: torch.dev
     factor = min(1.0, tiling.on_lr[0] / max(colors.shape[-2:]))
     size = output_size(colors.shape[2], colors.shape[3], factor)
     small = resize(shrink(colors, size), (size[0] * SCALE, size[1] * SCALE))
-    return torch.cat([run_tile(model, one, device)[1].cpu() for one in small.split(1)])
+    return torch.cat([run_tile(model, one, device)[1][:, :1].cpu() for one in small.split(1)])
 
 
 def run_tile(
@@ -407,20 +413,38 @@ def run_tile(
     guide: Tensor | None = None,
     detail: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One batch of enlarged tiles (n, 3, H, W) in [0, 1], any size -> pictures and masks of that size in [0, 1]."""
+    """Run the network on a batch of upscaled tiles (n, 3, H, W) in [0, 1] of any size.
+
+    Returns pictures (n, 3, H, W) and maps (n, 1 or 2, H, W), all in [0, 1]: the text mask, and the certainty where the
+    model gives one.
+    """
     height, width = tile.shape[-2:]
     multiple = model.config.multiple
     padded = pad_to_multiple(tile, multiple).to(device)
     output = model(padded, None if guide is None else pad_to_multiple(guide, multiple).to(device))
-    require_finite(model, output.image, output.mask_logits)
-    picture, trunk = output.image, model.config.decoder.trunk
-    if trunk is not None and output.log_variance is not None:
-        kept = trunk.detail if detail is None else detail
-        picture = keep_sure_detail(picture, padded, output.log_variance, kept)
-    picture = picture[..., :height, :width].float().clamp_(0, 1)
-    if output.mask_logits is None:
-        return picture, torch.zeros_like(picture[:, :1])
-    return picture, output.mask_logits[..., :height, :width].float().sigmoid()
+    picture, maps = finish_tile(model, output.image, output.mask_logits, output.log_variance, padded, detail)
+    return picture[..., :height, :width], maps[..., :height, :width]
+
+
+def finish_tile(
+    model: TADiSR,
+    image: Tensor,
+    mask_logits: Tensor | None,
+    log_variance: Tensor | None,
+    upscaled: Tensor | None,
+    detail: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Turn what the network gives into a picture (n, 3, H, W) and maps (n, 1 or 2, H, W), float32 in [0, 1].
+
+    detail: as `upscale` takes it. Raises ResultError for NaN and infinite values.
+    """
+    require_finite(model, image, mask_logits, log_variance)
+    maps = [torch.zeros_like(image[:, :1]).float() if mask_logits is None else mask_logits.float().sigmoid()]
+    trunk = model.config.decoder.trunk
+    if trunk is not None and log_variance is not None and upscaled is not None:
+        image = keep_sure_detail(image, upscaled, log_variance, trunk.detail if detail is None else detail)
+        maps.append(certainty_map(log_variance))
+    return image.float().clamp_(0, 1), torch.cat(maps, 1)
 
 
 def require_finite(model: TADiSR, *results: Tensor | None) -> None:
@@ -446,6 +470,12 @@ def check(image: Tensor, scale: float) -> None:
         raise ImageError("The picture has NaN or infinite values: the node before this one went wrong.")
     if not 1 <= scale <= SCALE:
         raise ConfigError(f"scale is {scale}, expected 1 to {SCALE}.")
+
+
+def check_share(name: str, value: float | None) -> None:
+    """Raise ConfigError for a value outside 0 to 1; None passes."""
+    if value is not None and not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {value}, expected 0 to 1.")
 
 
 def checked_guide(guide: Tensor, batch: int) -> Tensor:

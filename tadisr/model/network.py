@@ -94,6 +94,11 @@ class TADiSR(nn.Module):
         """Whether the trunk reads a guide itself, so that no gradient steps are needed."""
         return self.decoder.trunk is not None and self.decoder.trunk.guide is not None
 
+    @property
+    def gives_certainty(self) -> bool:
+        """Whether the trunk predicts how sure each pixel is."""
+        return self.decoder.trunk is not None and self.decoder.trunk.certainty is not None
+
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
         return self._picture(

@@ -1,4 +1,4 @@
-"""A contact sheet: the input, the result and its text mask beside one another, small enough to be looked at."""
+"""A contact sheet: input, result, text mask and certainty beside one another, small enough to be looked at."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ class ContactSheet:
         self.panel = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
         self.input = lay_on_white(shrink(image, self.panel))[0]
         self.result = torch.zeros(image.shape[1], *self.panel)
-        self.mask = torch.zeros(1, *self.panel)
+        self.maps = torch.zeros(0, *self.panel)
         spans = [(first, min(first + COLUMNS, self.panel[1])) for first in range(0, self.panel[1], COLUMNS)]
         self.across = torch.cat([resize_matrix(size[1], self.panel[1], span, (0, size[1])) for span in spans])
 
     def add(self, strip: Strip) -> None:
-        span = (strip.top, strip.top + len(strip.mask))
+        """Add finished rows, shrunk to the panel."""
+        span = (strip.top, strip.top + len(strip.maps))
+        if not len(self.maps):
+            self.maps = torch.zeros(strip.maps.shape[2], *self.panel)
         outputs = touched(span, self.size[0], self.panel[0])
         down = resize_matrix(self.size[0], self.panel[0], outputs, span)
         rows = slice(*outputs)
         self.result[:, rows] += down @ strip.pixels.permute(2, 0, 1) @ self.across.T
-        self.mask[:, rows] += down @ strip.mask[None] @ self.across.T
+        self.maps[:, rows] += down @ strip.maps.permute(2, 0, 1) @ self.across.T
 
     def save(self, path: Path) -> None:
         """Write the sheet as a JPEG."""
-        panels = [self.input, lay_on_white(self.result[None])[0], self.mask.expand(3, -1, -1)]
+        panels = [self.input, lay_on_white(self.result[None])[0], *(one.expand(3, -1, -1) for one in self.maps)]
         gap = torch.ones(3, self.panel[0], GAP)
-        sheet = to_pil(torch.cat([panels[0], gap, panels[1], gap, panels[2]], 2))
+        parts = [part for panel in panels for part in (gap, panel)][1:]
+        sheet = to_pil(torch.cat(parts, 2))
         write_atomic(path, lambda temporary: sheet.save(temporary, format="JPEG", quality=QUALITY))
 
 

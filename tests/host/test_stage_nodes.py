@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from comfy_host import Comfy, node
 from PIL import Image
+from tiny import randomize, trunk_config
 
 import tadisr
+from tadisr.checkpoints import adapter
 from tadisr.images import read_image
 from tadisr.inference.tiling import Tiling
+from tadisr.model import TADiSR
 
 Prompt = dict[str, Any]
 
@@ -110,3 +114,31 @@ def test_a_latent_of_another_vae_gets_one_sentence(comfy: Comfy) -> None:
     prompt["decode"]["inputs"]["latent"] = ["crop", 0]
     result = comfy.run(prompt)
     assert "cut, joined or sampled anew on its way" in result.error
+
+
+def test_certainty_and_detail_of_a_model_that_has_them(comfy: Comfy) -> None:
+    """From Upscale and from the last stage alike; a model without the output gives an empty mask."""
+    torch.manual_seed(0)
+    path = comfy.base / "models" / "tadisr" / "trunk.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    adapter.save(randomize(TADiSR(trunk_config())), path)
+    prompt = staged()
+    prompt["model"]["inputs"]["model"] = path.name
+    prompt["decode"]["inputs"]["detail"] = 0.5
+    prompt["upscale"] = node(
+        "TADiSRUpscale", image=["in", 0], model=["model", 0], scale=4.0, tile=768, overlap=256, tile_batch=1, color="off",
+        detail=0.5,
+    )  # fmt: skip
+    for name in ("decode", "upscale"):
+        prompt[f"sure {name}"] = node("MaskToImage", mask=[name, 2])
+        prompt[f"certainty {name}"] = node("SaveImage", images=[f"sure {name}", 0], filename_prefix=f"certainty_{name}")
+    result = comfy.run(prompt)
+    assert result.last == "execution_success", result.error
+    image, model = read_image(comfy.base / "input" / "small.png")[:, :3], tadisr.load(path)
+    for name, margin in (("decode", 0), ("upscale", 8)):
+        expected = tadisr.upscale(model, image, detail=0.5, tiling=Tiling(margin=margin)).certainty
+        got = read_image(comfy.output(result.images(f"certainty {name}")[0]))[:, :1]
+        assert expected is not None and expected.std() > 0.01 and (got - expected).abs().max() < 1.5 / 255
+    prompt["model"]["inputs"]["model"] = "compact (built in)"
+    result = comfy.run(prompt)
+    assert read_image(comfy.output(result.images("certainty decode")[0])).max() == 0

@@ -141,5 +141,6 @@ class OwnSegmenter:
         picture = resize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255, size)
         mask = torch.zeros(1, 1, *size)
         for (rows, columns), weight in cover(size, TILE, OVERLAP):
-            mask[..., rows, columns] += weight * run_tile(self.model, picture[..., rows, columns], self.device)[1].cpu()
+            _, maps = run_tile(self.model, picture[..., rows, columns], self.device)
+            mask[..., rows, columns] += weight * maps[:, :1].cpu()
         return resize(mask, (height, width))[0, 0].numpy()

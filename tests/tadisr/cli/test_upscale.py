@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from field_images import camera_exif, display_p3, draw_logo, draw_sign, draw_sticker, gradient_16, pixels_of, to_p3
 from PIL import Image
+from tiny import trunk_config
 
 import tadisr.cli.upscale as command
+from tadisr.checkpoints import adapter
 from tadisr.cli import main
 from tadisr.images.read import read_frames
+from tadisr.model import TADiSR
+from tadisr.model.certainty import certainty_map
 
 
 def upscale(*arguments: object) -> int:
@@ -251,6 +256,22 @@ def test_a_contact_sheet(tmp_path: Path) -> None:
     assert sheet.shape == (256, 3 * 384 + 16, 3)
     result = pixels(tmp_path / "b.png")
     assert np.abs(sheet[:, 392:776] - result).mean() < 4 and (sheet[:, 386:390] > 240).all()
+
+
+def test_certainty_is_written_beside_and_onto_the_contact_sheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter.save(TADiSR(trunk_config()), tmp_path / "trunk.safetensors")
+    photo = small(tmp_path / "in" / "a.png")
+    options = ("--model", tmp_path / "trunk.safetensors", "--certainty", "--compare", "--mask", "--detail", 0.5)
+    assert upscale(photo, "-o", tmp_path / "out", *options) == 0
+    certainty = Image.open(tmp_path / "out" / "a_certainty.png")
+    assert (certainty.mode, certainty.size) == ("L", (48, 32))
+    level = round(255 * certainty_map(torch.full((1, 1, 1, 1), -5.0)).item())  # an untrained certainty head is flat
+    assert np.abs(np.asarray(certainty).astype(int) - level).max() <= 1
+    assert Image.open(tmp_path / "out" / "a_compare.jpg").size == (4 * 48 + 3 * 8, 32)
+    assert upscale(photo, "-o", tmp_path / "out2", "--certainty") == 2
+    assert "compact model has no certainty output" in capsys.readouterr().err
 
 
 def test_the_default_overlap_fits_any_tile(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, ImageError
 from tadisr.images import resize
 from tadisr.inference import staged
+from tadisr.inference.tiling import Tiling
+from tadisr.inference.upscale import upscale_strips
 from tadisr.model.certainty import average, certainty_map, keep_sure_detail
 from tadisr.profiling import benchmark, memory
 
@@ -140,11 +142,39 @@ def test_the_stages_chain_to_what_one_pass_gives(model: TADiSR) -> None:
     guide = torch.rand(1, 1, 64, 64)
     latent, source = staged.encode(model, image)
     latent, attention = staged.denoise(model, latent, source)
-    for drawn in (None, guide):
-        result = staged.decode(model, latent, attention, guide=drawn)
-        with torch.no_grad():
-            whole = model(resize(image, (64, 64)), guide=drawn).image.clamp(0, 1)
-        torch.testing.assert_close(result.image, whole, atol=1e-5, rtol=0)
+    for drawn, detail in ((None, 1.0), (guide, 0.5), (None, None)):
+        result = staged.decode(model, latent, attention, guide=drawn, detail=detail)
+        whole = upscale(model, image, tiling=Tiling(margin=0), guide=drawn, detail=detail)
+        for name in ("image", "mask", "certainty"):
+            torch.testing.assert_close(getattr(result, name), getattr(whole, name), atol=1e-3, rtol=0)
+    with pytest.raises(ConfigError, match="detail is -1"):
+        staged.decode(model, latent, attention, detail=-1)
+
+
+def test_certainty_is_given_in_tiles_at_any_scale_and_where_alpha_has_structure(model: TADiSR) -> None:
+    model, image = shaken(model).eval(), torch.rand(1, 4, 40, 40)
+    whole = upscale(model, image)
+    assert whole.certainty is not None and whole.certainty.shape == (1, 1, 160, 160) and whole.certainty.std() > 1e-3
+    with torch.inference_mode():
+        expected = certainty_map(run(model, image[:, :3]))
+    opaque = upscale(model, image[:, :3], tiling=Tiling(margin=0))
+    torch.testing.assert_close(opaque.certainty, expected, atol=1e-3, rtol=0)
+    small = upscale(model, image, scale=2, tiling=Tiling(tile=96, overlap=32))
+    assert small.certainty is not None and small.certainty.shape == (1, 1, 80, 80)
+    strips = list(upscale_strips(model, image, color_fix="adain"))
+    found = torch.cat([strip.certainty for strip in strips if strip.certainty is not None])
+    torch.testing.assert_close(found, whole.certainty[0, 0])
+
+
+def run(model: TADiSR, image: torch.Tensor) -> torch.Tensor:
+    """Predict the log variance of an image whose sides are multiples of the model's."""
+    log_variance = model(resize(image, (4 * image.shape[2], 4 * image.shape[3]))).log_variance
+    assert log_variance is not None
+    return log_variance
+
+
+def test_a_model_without_certainty_says_so(compact: TADiSR) -> None:
+    assert upscale(compact, torch.rand(1, 3, 16, 16)).certainty is None
 
 
 def test_bench_and_memory_count_a_trunk_model(model: TADiSR) -> None:
