@@ -13,8 +13,9 @@ from ..tadisr import SCALE, upscale_in_memory
 from ..tadisr.inference.color import MODES
 from ..tadisr.inference.tiling import BLENDS, Tiling, fit_overlap
 from ..tadisr.inference.upscale import coarse_text
+from ..tadisr.ocr import reader
 from ..tadisr.visualization import overlays
-from .host import schema, tensors
+from .host import folders, schema, tensors
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, say
@@ -61,6 +62,7 @@ class TADiSRUpscale(Node):
                     tooltip="How much of the input stays as it was, only enlarged, where the mask finds no text.",
                 ),
                 schema.detail_input(),
+                schema.text_guard_input(),
             ],
             outputs=[
                 io.Image.Output("upscaled", display_name="image", tooltip="The upscaled pictures, in order."),
@@ -84,10 +86,12 @@ class TADiSRUpscale(Node):
         mask: Tensor | None = None,
         fidelity: float = 0.0,
         detail: float = schema.DETAIL,
+        text_guard: str = "off",
     ) -> io.NodeOutput:
         tell = say(cls.hidden.unique_id)
         tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
         guide = tensors.guide_of(mask, tell)
+        guard = None if text_guard == "off" else reader(text_guard, folders.ocr_models(text_guard))
         progress = Progress(cls.hidden.unique_id)
         pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
         advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
@@ -101,6 +105,7 @@ class TADiSRUpscale(Node):
                 fidelity=fidelity,
                 detail=detail,
                 color_fix=color,
+                text_guard=guard,
                 device=model.load_device,
                 progress=progress,
                 preview=progress.preview,

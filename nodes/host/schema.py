@@ -66,6 +66,14 @@ def detail_input() -> io.Float.Input:
     )  # fmt: skip
 
 
+def text_guard_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "text_guard", options=["off", "auto", *ENGINES], default="off", optional=True,
+        tooltip="Blend lines back to the plain enlargement that an OCR engine reads differently after upscaling. auto: "
+        "paddleocr where it is installed with models, else rapidocr.",
+    )  # fmt: skip
+
+
 def certainty_output() -> io.Mask.Output:
     return io.Mask.Output(
         "certainty", display_name="certainty",

@@ -27,6 +27,7 @@ from ..images.write import FORMATS, QUALITY, Writer, check_size, format_of, open
 from ..inference import color
 from ..inference.tiling import BLENDS, Strip, Tiling, fit_overlap
 from ..inference.upscale import load, upscale_strips
+from ..ocr import ENGINES, reader
 from ..visualization.contact_sheet import ContactSheet
 from .files import ArgumentsError, Job, Plan, certainty_of, make_plan, mask_of, sheet_of, summarize_left_out
 
@@ -55,6 +56,12 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "--detail", type=float,
         help="0 to 1: how much is kept of what a model with a certainty output is not sure of (default: the model's)",
     )  # fmt: skip
+    up.add_argument(
+        "--text-guard", nargs="?", const="auto", choices=["auto", *ENGINES], metavar="ENGINE",
+        help="blend lines back to the enlargement that an OCR engine reads differently after upscaling: auto (default), "
+        f"{' or '.join(ENGINES)}; needs the extra ocr",
+    )  # fmt: skip
+    up.add_argument("--ocr-models", type=Path, metavar="FOLDER", help="models of the text guard's engine")
     up.add_argument("--blend", choices=list(BLENDS), default="cosine", help="across the overlap (default cosine)")
     up.add_argument("--text-aware", action="store_true", help="lay the seams between tiles where there is least text")
     up.add_argument("--prompt", type=Path, help="a prompt file instead of the prompt that the adapter carries")
@@ -106,9 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         if arguments.certainty and not model.gives_certainty:
             raise ArgumentsError(f"The {model.config.name} model has no certainty output: leave out --certainty.")
+        guard = None if arguments.text_guard is None else reader(arguments.text_guard, arguments.ocr_models)
         make_strips = partial(
             upscale_strips, model, scale=arguments.scale, tiling=tiling, fidelity=arguments.fidelity,
-            detail=arguments.detail, color_fix=arguments.color,
+            detail=arguments.detail, color_fix=arguments.color, text_guard=guard,
         )  # fmt: skip
         upscale_files(plan, make_strips, arguments, summary)
     report(summary, plan, arguments)

@@ -28,10 +28,12 @@ from ..images.resample import Span, output_size, pad_to_multiple, resize, resize
 from ..model import TADiSR
 from ..model.certainty import certainty_map, keep_sure_detail
 from ..model.precision import compute_type
+from ..ocr import Reader
 from ..out_of_memory import free_memory, out_of_memory_reason
 from ..prompt import read_prompt
 from . import color
 from .preview import Preview
+from .text_guard import guard_text, summarize
 from .tiling import Strip, Tile, Tiling, Window, blend_tiles, cropped, inside, place_of
 
 if TYPE_CHECKING:
@@ -117,9 +119,11 @@ def upscale(
     fidelity: float = 0.0,
     detail: float | None = None,
     color_fix: str = "off",
+    text_guard: Reader | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
     preview: Callable[[Tensor], object] | None = None,
+    say: Callable[[str], object] = log.info,
     allocate: Callable[[tuple[int, ...]], Tensor] = torch.zeros,
 ) -> Upscaled:
     """Upscale a batch of images tile by tile.
@@ -132,6 +136,8 @@ def upscale(
     an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
     stays as it was, only enlarged. detail: 0 to 1, how much of what a model with a certainty output is not sure of is
     kept (`keep_sure_detail`); None: the model's default. color_fix: off, adain or wavelet, against the input.
+    text_guard: an OCR engine; lines that it reads differently in the result than in the plain enlargement are blended
+    back (`guard_text`), and how many is given to `say`.
     progress(done, total) counts tiles after every batch of them; raise inside it to cancel. preview: gets a small
     (1, 3, h", w") of what is done so far, just before each call of progress. allocate: makes the result's tensors,
     zeros of a shape.
@@ -145,8 +151,12 @@ def upscale(
     for strip in job.strips((pixels, maps)):
         if color_fix == "off":
             job.finish(strip)
-        elif strip.top + len(strip.maps) == job.size[0]:
+        if strip.top + len(strip.maps) < job.size[0]:
+            continue
+        if color_fix != "off":
             job.correct(strip.image, pixels[strip.image], maps[strip.image])
+        if text_guard is not None:
+            say(job.guard(strip.image, pixels[strip.image], text_guard))
     maps = maps.permute(0, 3, 1, 2)
     return Upscaled(pixels.permute(0, 3, 1, 2), maps[:, :1], maps[:, 1:] if model.gives_certainty else None)
 
@@ -158,18 +168,26 @@ def upscale_strips(
     *,
     tiling: Tiling = DEFAULT_TILING,
     color_fix: str = "off",
+    text_guard: Reader | None = None,
     say: Callable[[str], object] = log.warning,
     **options: Unpack[Options],
 ) -> Iterator[Strip]:
     """`upscale_in_memory` that gives the result in strips from top to bottom, as they are finished.
 
-    No more than a row of tiles is held; with a colour fix, which needs the whole result first, that lies in a temporary
-    file. Memory that does not suffice is answered by smaller tiles until the first strip is given.
+    No more than a row of tiles is held; with a colour fix or a text guard, which need the whole result first, that lies
+    in a temporary file. Memory that does not suffice is answered by smaller tiles until the first strip is given.
     """
-    if color_fix != "off":
+    if color_fix != "off" or text_guard is not None:
         with tempfile.TemporaryDirectory(prefix="tadisr-") as folder:
             result = upscale_in_memory(
-                model, image, tiling=tiling, color_fix=color_fix, say=say, allocate=mapped_in(folder), **options
+                model,
+                image,
+                tiling=tiling,
+                color_fix=color_fix,
+                text_guard=text_guard,
+                say=say,
+                allocate=mapped_in(folder),
+                **options,
             )
             maps = [result.mask] if result.certainty is None else [result.mask, result.certainty]
             for i in range(len(result.image)):
@@ -216,6 +234,7 @@ def upscale_in_memory(
     *,
     tiling: Tiling = DEFAULT_TILING,
     color_fix: str = "off",
+    text_guard: Reader | None = None,
     allocate: Callable[[tuple[int, ...]], Tensor] = torch.zeros,
     say: Callable[[str], object] = log.warning,
     **options: Unpack[Options],
@@ -228,7 +247,10 @@ def upscale_in_memory(
     """
     while True:
         try:
-            return upscale(model, image, tiling=tiling, color_fix=color_fix, allocate=allocate, **options)
+            return upscale(
+                model, image, tiling=tiling, color_fix=color_fix, text_guard=text_guard, say=say, allocate=allocate,
+                **options,
+            )  # fmt: skip
         except Exception as error:
             reason = out_of_memory_reason(error)
             if reason is None:
@@ -387,6 +409,13 @@ class Upscaling:
         correction = color.measure_correction(self.color_fix, colors[..., : len(layers.colors)], layers.colors)
         for top in range(0, len(pixels), STRIP):
             self.finish(Strip(index, top, pixels[top : top + STRIP], maps[top : top + STRIP]), correction)
+
+    def guard(self, index: int, pixels: Tensor, reader: Reader) -> str:
+        """Blend lines of a finished result (H, W, C) back, in place. Returns a sentence on what was done."""
+        layers = self.layers(index)
+        colors = (pixels if layers.alpha is None else pixels[..., :-1]).permute(2, 0, 1)
+        plain = resize_window(layers.colors, self.size, (0, self.size[0]), (0, self.size[1]))
+        return summarize(guard_text(colors, plain.expand_as(colors), reader), reader)
 
 
 def cut(whole: Tensor, rows: Span, columns: Span) -> Tensor:
