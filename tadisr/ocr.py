@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import ConfigError, TADiSRError
+from .file_digest import hash_file
 from .images import to_pil
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), BGR as OpenCV has it
@@ -51,7 +52,7 @@ class Reader(ABC):
         """sha256 of the models, their names left out: two readers with one digest have the same weights."""
         digest = hashlib.sha256()
         for path in self.files:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(hash_file(path)))
         return digest.hexdigest()
 
     @cached_property

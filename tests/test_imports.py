@@ -19,7 +19,7 @@ HEAVY = {
 # From the bottom up. A module or package may import from lines above its own, and from itself.
 LAYERS = {
     "tadisr": [
-        ["errors", "atomic_write", "allocator", "out_of_memory"],
+        ["errors", "atomic_write", "allocator", "file_digest", "out_of_memory"],
         ["validation"],
         ["base_arguments", "safetensors_file"],
         ["config"],
@@ -32,7 +32,7 @@ LAYERS = {
         ["__init__", "__main__"],
     ],
     "train": [
-        ["__init__", "config", "command_errors", "page_policy", "run_lock"],
+        ["__init__", "config", "command_errors", "page_policy", "psnr", "run_lock"],
         ["data", "losses"],
         ["segmentation"],
         ["loop", "evaluation", "synthesis"],

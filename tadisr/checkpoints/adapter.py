@@ -93,15 +93,6 @@ def _header(table: Table) -> Checkpoint:
     return Checkpoint(path, FORMAT, config, base, training, len(table.entries), numbers, path.stat().st_size, prompt)
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file; loading does not need it, so only who shows it computes it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class Fingerprint:
     """A digest of a base's part by its tensors' names, shapes and a few values each, the same in fp32 and fp16."""
 

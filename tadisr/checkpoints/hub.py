@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import TADiSRError
+from ..file_digest import hash_file
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 KOLORS_LICENCE = (
@@ -220,7 +220,7 @@ def fetch_one(plan: Plan, file: Remote, folder: Path) -> None:
                     expected_size=file.size,
                     displayed_filename=file.path,
                 )
-    found = digest(part, sha256=file.is_sha256)
+    found = hash_file(part, git_blob=not file.is_sha256)
     if found != file.digest:
         part.unlink()
         raise TADiSRError(
@@ -268,20 +268,13 @@ def reason(error: Exception, folder: Path | None) -> str:
 
 def there(file: Remote, folder: Path) -> bool:
     local = file.local(folder)
-    return size_of(local) == file.size and local.is_file() and digest(local, sha256=file.is_sha256) == file.digest
+    return (
+        size_of(local) == file.size and local.is_file() and hash_file(local, git_blob=not file.is_sha256) == file.digest
+    )
 
 
 def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def digest(path: Path, *, sha256: bool) -> str:
-    """A file's sha256, or git's digest of it as a blob, by which the hub names small files."""
-    made = hashlib.sha256() if sha256 else hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            made.update(block)
-    return made.hexdigest()
 
 
 def readable(count: int) -> str:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..config import LoRAConfig, ModelConfig
 from ..errors import CheckpointError
+from ..file_digest import hash_file
 from ..presets import preset
 from ..prompt import EncodedPrompt, Prompt
 from ..validation import shorten
-from .adapter import file_digest
 from .pickle_file import read_pickle
 from .release_layout import VAE, Table, decoder_table, denoiser_table, vae_table
 
@@ -110,7 +110,7 @@ def read_release(
 
 
 def described(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Imported:
-    digest, published = file_digest(path), PUBLISHED[config.name]
+    digest, published = hash_file(path), PUBLISHED[config.name]
     genuine = digest == published.sha256
     record = {
         "release": published.file, "sha256": digest, "published": genuine, "steps": published.steps if genuine else None,

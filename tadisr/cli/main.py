@@ -17,6 +17,7 @@ from ..allocator import keep_buffers
 from ..checkpoints import adapter
 from ..devices import placement
 from ..errors import TADiSRError
+from ..file_digest import hash_file
 from ..inference.upscale import COMPACT, load
 from ..model.precision import DTYPES
 from ..profiling import benchmark
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_info(arguments: argparse.Namespace) -> int:
-    header = dataclasses.asdict(adapter.read_header(arguments.file)) | {"digest": adapter.file_digest(arguments.file)}
+    header = dataclasses.asdict(adapter.read_header(arguments.file)) | {"digest": hash_file(arguments.file)}
     print(json.dumps(header, indent=2, ensure_ascii=False, default=str))
     return 0
 

@@ -2,11 +2,12 @@
 
 from .alpha import grow_colors, join_alpha, split_alpha
 from .resample import output_size, pad_to_multiple, resize
-from .tensors import check_aspect, from_pil, read_image, to_pil, write_png
+from .tensors import check_aspect, from_pil, from_pixels, read_image, to_pil, to_pixels, write_png
 
 __all__ = [
     "check_aspect",
     "from_pil",
+    "from_pixels",
     "grow_colors",
     "join_alpha",
     "output_size",
@@ -15,5 +16,6 @@ __all__ = [
     "resize",
     "split_alpha",
     "to_pil",
+    "to_pixels",
     "write_png",
 ]

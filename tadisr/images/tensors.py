@@ -33,6 +33,17 @@ def to_tensor(pixels: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
+def from_pixels(pixels: np.ndarray[Any, Any]) -> Tensor:
+    """Convert pixels (h, w, C), uint8, uint16 or float in [0, 1], to a contiguous (1, C, h, w) in [0, 1]."""
+    return as_float(to_tensor(np.ascontiguousarray(pixels))).contiguous()
+
+
+def to_pixels(image: Tensor) -> np.ndarray[Any, Any]:
+    """Convert (1, C, H, W) or (C, H, W) in [0, 1] to pixels (H, W, C) uint8, rounded."""
+    levels = (image.detach().reshape(image.shape[-3:]).float().clamp(0, 1) * 255).round()
+    return np.ascontiguousarray(levels.to("cpu", torch.uint8).permute(1, 2, 0).numpy())
+
+
 def from_pil(image: Image.Image, name: str = "The picture") -> Tensor:
     """Convert an image of any mode to (1, 3, h, w), or (1, 4, h, w) where it has transparency; its profile is ignored.
 
@@ -46,7 +57,7 @@ def from_pil(image: Image.Image, name: str = "The picture") -> Tensor:
             raise ImageError(f"{name} has float pixels outside 0 to 1: bring it to 8 or 16 bits first.")
         return _gray(values)
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    return as_float(to_tensor(np.array(image.convert("RGBA" if transparent else "RGB")))).contiguous()
+    return from_pixels(np.array(image.convert("RGBA" if transparent else "RGB")))
 
 
 def _gray(values: np.ndarray[Any, Any]) -> Tensor:
@@ -55,8 +66,7 @@ def _gray(values: np.ndarray[Any, Any]) -> Tensor:
 
 def to_pil(image: Tensor) -> Image.Image:
     """Convert (1, C, H, W) or (C, H, W), C from 1 to 4, to an 8-bit image."""
-    pixels = image.detach().reshape(image.shape[-3:]).permute(1, 2, 0)
-    array = (pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+    array = to_pixels(image)
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 

@@ -5,7 +5,6 @@ The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when a 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from ..checkpoints.tensor_index import part_folder
 from ..config import PromptConfig
 from ..errors import CheckpointError, ConfigError, TADiSRError
+from ..file_digest import hash_file
 from ..prompt import EncodedPrompt
 from .chatglm3_weights import Weights, open_weights
 from .word_positions import word_positions
@@ -80,7 +80,7 @@ def encode_prompt(
 def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
     """Return text, word and digests of encoder and tokenizer; a prompt with an equal `record` need not be encoded again."""
     encoder = open_weights(text_encoder).digest()
-    tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+    tokenizer = hash_file(vocabulary)
     return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
 
 

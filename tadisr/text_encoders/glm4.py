@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.tensor_index import Table, part_folder, read_index, read_table
 from ..errors import CheckpointError, TADiSRError
+from ..file_digest import hash_file
 from ..model.precision import place
 from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
@@ -94,7 +95,7 @@ def encode_prompt(
 def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
     """Return text, word and digests of encoder and tokenizer; a prompt with an equal `record` need not be encoded again."""
     encoder = digest(weights(encoder_folder(Path(text_encoder))))
-    tokenizer = hashlib.sha256(vocabulary.read_bytes()).hexdigest()
+    tokenizer = hash_file(vocabulary)
     return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
 
 

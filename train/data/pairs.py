@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError
-from tadisr.images import from_pil, resize, to_pil
+from tadisr.images import from_pil, from_pixels, resize, to_pil, to_pixels
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, or (H, W) for a mask
 Split = Literal["auto", "all", "train", "test"]
@@ -384,8 +383,7 @@ class _open:  # noqa: N801 (a function by use)
 
 def scaled(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Bicubic with antialiasing to (H, W), as the pipeline does it, in 8 bits."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    return np.array(to_pil(resize(image, size)))
+    return to_pixels(resize(from_pixels(pixels), size))
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError, TADiSRError
-from tadisr.images import resize
+from tadisr.images import from_pixels, resize
 
 from .degradation.recipes import mixture
 from .text_rendering.scenes import RenderedText
@@ -87,9 +87,9 @@ class PoolCrops:
         lr = mixture(np.ascontiguousarray(hr), self.degradation, rng)
         known = float(mask.shape[2])
         return {
-            "upscaled": resize(_tensor(lr)[None], (self.crop, self.crop))[0],
-            "hr": _tensor(hr),
-            "mask": _tensor(mask) if known else torch.zeros(1, self.crop, self.crop),
+            "upscaled": resize(from_pixels(lr), (self.crop, self.crop))[0],
+            "hr": from_pixels(hr)[0],
+            "mask": from_pixels(mask)[0] if known else torch.zeros(1, self.crop, self.crop),
             "known": torch.tensor([known]),
         }
 
@@ -107,10 +107,6 @@ def recolor(image: NDArray[Any], rng: Generator) -> NDArray[Any]:
     if rng.random() < 0.2:
         image = 1 - image
     return image[..., rng.permutation(3)] if rng.random() < 0.2 else image
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32))
 
 
 # ---- rendered text --------------------------------------------------------------------------------------------------

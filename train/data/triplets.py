@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
-from tadisr.images import resize
+from tadisr.images import from_pixels, resize
 
 from ..config import DataConfig, SourceConfig
 from .degradation.recipes import mixture
@@ -121,12 +121,12 @@ class PairCrops:
         mask = pair.mask
         if self.degradation:
             (hr_pixels,), cut_mask = self.viewer.cut([pair.hr], mask, rng)
-            lr = mixture(to_tensor(hr_pixels).permute(1, 2, 0).numpy(), self.degradation, rng)
+            lr = mixture(hr_pixels.astype(np.float32) / 255, self.degradation, rng)
             upscaled = _upscale(torch.from_numpy(lr).permute(2, 0, 1), self.viewer.crop)
         else:
             (pixels, hr_pixels), cut_mask = self.viewer.cut([pair.upscaled, pair.hr], mask, rng)
-            upscaled = to_tensor(pixels)
-        return {"upscaled": upscaled, "hr": to_tensor(hr_pixels), "mask": to_tensor(cut_mask[..., None])}
+            upscaled = from_pixels(pixels)[0]
+        return {"upscaled": upscaled, "hr": from_pixels(hr_pixels)[0], "mask": from_pixels(cut_mask[..., None])[0]}
 
     def cut_lr(self, pair: Pair, rng: np.random.Generator) -> Sample:
         """Cut a window of an LR file of a quarter of HR's size, and upscale the window alone."""
@@ -135,8 +135,12 @@ class PairCrops:
         window = np.s_[top * SCALE : top * SCALE + self.viewer.crop, left * SCALE : left * SCALE + self.viewer.crop]
         lr, mask = pair.lr[top : top + small, left : left + small], pair.mask
         cut_mask = np.zeros((self.viewer.crop,) * 2, np.uint8) if mask is None else mask[window]
-        upscaled = _upscale(to_tensor(lr), self.viewer.crop)
-        return {"upscaled": upscaled, "hr": to_tensor(pair.hr[window]), "mask": to_tensor(cut_mask[..., None])}
+        upscaled = _upscale(from_pixels(lr)[0], self.viewer.crop)
+        return {
+            "upscaled": upscaled,
+            "hr": from_pixels(pair.hr[window])[0],
+            "mask": from_pixels(cut_mask[..., None])[0],
+        }
 
 
 def small_text_shares(pairs: list[Pair], weight: float) -> NDArray[np.float64]:
@@ -176,11 +180,6 @@ class Mixture:
         rng = np.random.default_rng([self.seed, 3, index])
         source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
         return source.sample(int(rng.integers(2**40)) if isinstance(source, PairCrops) else index)
-
-
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    """(H, W, C) 8 bits -> (C, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).contiguous().float() / 255
 
 
 def _upscale(lr: Tensor, size: int) -> Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tadisr.checkpoints.adapter import file_digest
 from tadisr.errors import ConfigError
+from tadisr.file_digest import hash_file
 
 from ..losses import lpips_backbone_file, lpips_distance, make_lpips
 from .metrics import Array
@@ -40,7 +40,7 @@ class Lpips:
 
     def __init__(self, net: Net, device: torch.device, *, value_range: Range = "signed") -> None:
         end = "" if value_range == "signed" else "-unit"
-        self.key = f"lpips-{net}-{file_digest(lpips_backbone_file(net))[:16]}{end}"
+        self.key = f"lpips-{net}-{hash_file(lpips_backbone_file(net))[:16]}{end}"
         self.network, self.device, self.value_range = make_lpips(net).to(device), device, value_range
 
     @torch.inference_mode()
@@ -59,7 +59,7 @@ class Inception:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise ConfigError("FID needs the package torch-fidelity: pip install 'tadisr[train]'.") from error
-        self.key = f"inception-{file_digest(inception_file())[:16]}"
+        self.key = f"inception-{hash_file(inception_file())[:16]}"
         network: Any = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_file())
         )

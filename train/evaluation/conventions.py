@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tadisr.checkpoints.adapter import file_digest
+from tadisr.file_digest import hash_file
 from tadisr.ocr import Reader
 
 # PP-OCRv4's server models, by sha256: file -> what it is. The authors' code reads with these two networks (as PyTorch files
@@ -48,7 +48,7 @@ def check_reader(conventions: Conventions, readers: Sequence[Reader]) -> str | N
     if conventions.name != "authors" or not readers:
         return None
     models = [path for path in readers[0].files if Path(path).suffix in (".onnx", ".pdiparams")]
-    if all(file_digest(path) in PP_OCR_V4_SERVER for path in models) and len(models) == 2:
+    if all(hash_file(path) in PP_OCR_V4_SERVER for path in models) and len(models) == 2:
         return None
     return (
         "The authors' conventions read with PP-OCRv4's server detector and recogniser; OCR figures here are of "

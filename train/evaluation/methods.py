@@ -16,9 +16,9 @@ from torch import Tensor
 
 from tadisr import SCALE, load, upscale
 from tadisr.checkpoints import adapter
-from tadisr.checkpoints.adapter import file_digest
 from tadisr.errors import CheckpointError, ConfigError, ImageError
-from tadisr.images import to_pil
+from tadisr.file_digest import hash_file
+from tadisr.images import from_pixels, to_pil
 from tadisr.inference.tiling import Tiling, Window, cut_window, run_tiled
 
 from ..data.pairs import Pair, Pixels, list_pictures, read_rgb
@@ -49,7 +49,7 @@ class Method(ABC):
 
     def source(self, pair: Pair) -> str:
         """A digest of what `make` reads of this pair."""
-        return f"{self.digest} {file_digest(pair.lr_path)}"
+        return f"{self.digest} {hash_file(pair.lr_path)}"
 
 
 class Plain(Method):
@@ -90,7 +90,7 @@ class Ours(Method):
         config = adapter.read_header(file).config
         if config.lora is not None and base is None:
             raise CheckpointError(f"{file} is an adapter: say with --base where its frozen base lies.")
-        self.digest = text_digest(file_digest(file), device.type, str(dtype), repr(tiling))
+        self.digest = text_digest(hash_file(file), device.type, str(dtype), repr(tiling))
 
     @cached_property
     def model(self) -> Any:
@@ -102,8 +102,8 @@ class Ours(Method):
         if pair.is_upscaled:
             pixels = pair.upscaled
             height, width = pixels.shape[:2]
-            enlarged = as_image(np.pad(pixels, ((0, -height % SCALE), (0, -width % SCALE), (0, 0)), "edge"))
-        result = upscale(self.model, as_image(pair.lr), enlarged=enlarged, tiling=self.tiling)
+            enlarged = from_pixels(np.pad(pixels, ((0, -height % SCALE), (0, -width % SCALE), (0, 0)), "edge"))
+        result = upscale(self.model, from_pixels(pair.lr), enlarged=enlarged, tiling=self.tiling)
         mask = None
         if self.model.config.decoder.joint:
             mask = fit(np.array(to_pil(result.mask)), pair)
@@ -119,7 +119,7 @@ class Foreign(Method):
         if not file.is_file():
             raise CheckpointError(f"There is no file {file}.")
         self.name, self.file, self.path, self.device, self.tiling = name, file, file, device, tiling
-        self.digest = text_digest(file_digest(file), device.type, repr(tiling))
+        self.digest = text_digest(hash_file(file), device.type, repr(tiling))
 
     @cached_property
     def network(self) -> Any:
@@ -141,7 +141,7 @@ class Foreign(Method):
         return network.eval()
 
     def make(self, pair: Pair) -> Made:
-        lr = as_image(pair.lr)
+        lr = from_pixels(pair.lr)
 
         def run(tiles: Tensor, windows: list[Window]) -> tuple[Tensor, Tensor]:
             cut = [cut_window(lr, window) for window in windows]
@@ -161,7 +161,7 @@ class Segmented(Method):
             if not path.is_file():
                 raise CheckpointError(f"There is no file {path}.")
         self.name, self.file, self.path, self.sam, self.device = name, file, file, sam, device
-        self.digest = text_digest(file_digest(file), "" if sam is None else file_digest(sam), device.type)
+        self.digest = text_digest(hash_file(file), "" if sam is None else hash_file(sam), device.type)
 
     @cached_property
     def segmenter(self) -> Any:
@@ -195,7 +195,7 @@ class Results(Method):
 
     def source(self, pair: Pair) -> str:
         mask = self.files.get(f"{pair.key}_mask")
-        return f"{file_digest(self.find(pair))} {'' if mask is None else file_digest(mask)}"
+        return f"{hash_file(self.find(pair))} {'' if mask is None else hash_file(mask)}"
 
     def make(self, pair: Pair) -> Made:
         mask = self.files.get(f"{pair.key}_mask")
@@ -207,11 +207,6 @@ class Results(Method):
             (height, width), (rows, columns) = pixels.shape[:2], pair.size
             raise ImageError(f"{path} is {width}x{height}, its HR picture {columns}x{rows}: expected the same.")
         return pixels
-
-
-def as_image(pixels: Pixels) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
 
 
 def fit(pixels: Pixels, pair: Pair) -> Pixels:

@@ -13,16 +13,9 @@ from tadisr.errors import ImageError
 
 Array = NDArray[Any]
 
-MOST = 100.0  # dB: what two equal pictures get, so that a mean stays a number
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian (Wang et al., 2004)
 K1, K2, PEAK = 0.01, 0.03, 255.0
 TOUCHED = 0.05  # of a line's box that its mask fills: strokes take a seventh to a third of it
-
-
-def psnr(first: Array, second: Array) -> float:
-    """In dB over all pixels and channels, peak 255, 100 at most."""
-    error = float(np.square(first.astype(np.float64) - second.astype(np.float64)).mean())
-    return MOST if error == 0 else min(MOST, 10 * float(np.log10(PEAK**2 / error)))
 
 
 def ssim(first: Array, second: Array, *, padding: str = "valid") -> float:

@@ -14,13 +14,13 @@ from PIL import Image, ImageDraw
 
 from tadisr import ocr
 from tadisr.atomic_write import write_atomic
-from tadisr.images import to_pil
+from tadisr.images import from_pixels, to_pil
 from tadisr.visualization import overlays
 
 from ..data.pairs import Pair, Pairs, Pixels
 from ..page_policy import policy_meta
 from .lines import BUCKETS
-from .methods import Method, as_image
+from .methods import Method
 from .record import Judge, Judged
 from .tables import Table
 
@@ -122,7 +122,7 @@ def worst_pictures(everything: dict[str, list[Judged]], engine: str, gallery: Ga
             judged = everything[name][i] if name in everything else None
             read = [] if not engine or name == "input" else (judged or first[i]).lines[engine]
             right = [name == "HR" or pair.before.text == pair.after.text for pair in read]
-            image = as_image(pixels)
+            image = from_pixels(pixels)
             if read:
                 boxes = [pair.before.box for pair in read]
                 image = overlays.draw_boxes(image, boxes, [overlays.GREEN if good else overlays.RED for good in right])
@@ -153,7 +153,7 @@ def cut(pixels: Pixels, box: ocr.Box) -> Image.Image:
     margin = MARGIN * min(right - left, bottom - top) + 2
     x0, y0 = max(0, int(left - margin)), max(0, int(top - margin))
     x1, y1 = min(width, int(np.ceil(right + margin))), min(height, int(np.ceil(bottom + margin)))
-    image = as_image(pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
+    image = from_pixels(pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
     factor = min(max(1.0, 2 * LOW / image.shape[2]), 2 * WIDE / image.shape[3])
     picture = to_pil(image)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))

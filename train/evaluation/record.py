@@ -20,16 +20,18 @@ from torch import Tensor
 
 from tadisr import ocr
 from tadisr.atomic_write import write_atomic
-from tadisr.checkpoints.adapter import file_digest
 from tadisr.errors import ConfigError
+from tadisr.file_digest import hash_file
+from tadisr.images import from_pixels
 from tadisr.ocr import Line, Reader
 
 from ..data.pairs import Pair, Pixels
+from ..psnr import compute_psnr
 from .backbones import Inception, Lpips, Missing
 from .conventions import PAPER, Conventions
 from .lines import read_labelled, spot
-from .methods import Made, Method, as_image
-from .metrics import Array, luma, mask_counts, mask_on_lines, psnr, ssim
+from .methods import Made, Method
+from .metrics import Array, luma, mask_counts, mask_on_lines, ssim
 
 SPOTTED = 0.5  # confidence from which a line read in a result counts as spotted
 
@@ -64,9 +66,9 @@ class Judge:
 
     def judge(self, pair: Pair, method: Method) -> Judged:
         """Everything about what a method makes of a pair; what is kept already is read."""
-        hr_digest = file_digest(pair.hr_path)
+        hr_digest = hash_file(pair.hr_path)
         source = method.source(pair)
-        mask_digest = "" if pair.mask_path is None else file_digest(pair.mask_path)
+        mask_digest = "" if pair.mask_path is None else hash_file(pair.mask_path)
         file = self.folder / "judged" / f"{_digest(VERSION, source, hr_digest, mask_digest)}.json"
         kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         work = Work(pair, lambda: self._make(pair, method, source))
@@ -121,14 +123,14 @@ class Judge:
         """All lines of the HR picture, read once for each reader."""
         file = self.folder / "truth" / _digest(VERSION, reader.label)[:16] / f"{hr_digest}.json"
         if not file.is_file():
-            _write_json(file, [to_json(line) for line in reader.read(as_image(hr()))])
+            _write_json(file, [to_json(line) for line in reader.read(from_pixels(hr()))])
         return [from_json(line) for line in json.loads(file.read_text(encoding="utf-8"))]
 
     def input_psnr(self, pair: Pair) -> float:
         """PSNR of what the network is fed: how bad the LR picture is."""
-        file = self.folder / "input" / f"{_digest(VERSION, file_digest(pair.lr_path), file_digest(pair.hr_path))}.json"
+        file = self.folder / "input" / f"{_digest(VERSION, hash_file(pair.lr_path), hash_file(pair.hr_path))}.json"
         if not file.is_file():
-            _write_json(file, psnr(pair.upscaled, pair.hr))
+            _write_json(file, compute_psnr(pair.upscaled, pair.hr))
         return json.loads(file.read_text())
 
     def picture(self, pair: Pair, method: Method) -> Pixels:
@@ -136,7 +138,7 @@ class Judge:
         return self._make(pair, method, method.source(pair))[0].picture
 
     def hr_features(self, pair: Pair) -> Array:
-        return self._features(f"hr {file_digest(pair.hr_path)}", lambda: pair.hr)
+        return self._features(f"hr {hash_file(pair.hr_path)}", lambda: pair.hr)
 
     def _features(self, source: str, picture: Callable[[], Pixels]) -> Array:
         if isinstance(self.inception, Missing):
@@ -200,12 +202,12 @@ class Work:
 
     @property
     def output(self) -> Tensor:
-        return as_image(self.made.picture)
+        return from_pixels(self.made.picture)
 
 
 def _pixel_values(picture: Pixels, hr: Pixels) -> dict[str, float]:
     y, y_hr = luma(picture), luma(hr)
-    return {"psnr": psnr(picture, hr), "psnr_y": psnr(y, y_hr), **_ssim_values(picture, hr, "valid")}
+    return {"psnr": compute_psnr(picture, hr), "psnr_y": compute_psnr(y, y_hr), **_ssim_values(picture, hr, "valid")}
 
 
 def _ssim_values(picture: Pixels, hr: Pixels, padding: str) -> dict[str, float]:

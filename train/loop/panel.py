@@ -13,6 +13,7 @@ from tadisr.model import Output, TADiSR
 from tadisr.visualization.attention_heatmap import colorize
 
 from ..data.triplets import Samples
+from ..psnr import compute_psnr
 
 
 class Panel:
@@ -34,7 +35,10 @@ class Panel:
         model.train()
         image = torch.cat([o.image for o in outputs]).float().cpu().clamp(0, 1)
         columns = [self.upscaled, image, self.hr]
-        scores = {"psnr": psnr(image, self.hr), "psnr_bicubic": psnr(self.upscaled, self.hr)}
+        scores = {
+            name: sum(compute_psnr(*pair, peak=1) for pair in zip(made, self.hr, strict=True)) / len(made)
+            for name, made in (("psnr", image), ("psnr_bicubic", self.upscaled))
+        }
         if outputs[0].mask_logits is not None:
             mask = torch.cat([o.mask_logits for o in outputs if o.mask_logits is not None]).float().cpu().sigmoid()
             scores["mask_iou"] = iou(mask, self.mask)
@@ -55,11 +59,6 @@ def attention(output: Output, size: int) -> Tensor:
     ]
     heat = torch.stack(maps).mean(0)
     return colorize((heat - heat.amin()) / (heat.amax() - heat.amin()).clamp_min(1e-12), "turbo").clamp(0, 1)
-
-
-def psnr(image: Tensor, target: Tensor) -> float:
-    """Mean over pictures (B, C, H, W) in [0, 1], in dB."""
-    return float((-10 * (image - target).square().mean((1, 2, 3)).clamp_min(1e-10).log10()).mean())
 
 
 def iou(mask: Tensor, target: Tensor) -> float:

@@ -15,7 +15,8 @@ from tadisr.model import TADiSR
 
 from ..config import ValidateConfig
 from ..data.triplets import SMALL_TEXT, HeldOut, Sample
-from .panel import iou, psnr
+from ..psnr import compute_psnr
+from .panel import iou
 
 BEST = {"psnr": "psnr", "ocr_a": "ocr_a", "ocr_a_small": "small"}  # score -> NAME of best-NAME.safetensors
 
@@ -64,7 +65,8 @@ class Validation:
     def row(self, index: int, sample: Sample, image: Tensor, mask: Tensor | None) -> dict[str, float]:
         """Score one image (1, 3, H, W) and mask (1, 1, H, W) in [0, 1] against its sample."""
         hr = sample["hr"][None]
-        row = {"psnr": psnr(image, hr), "psnr_bicubic": psnr(sample["upscaled"][None], hr)}
+        enlarged = sample["upscaled"][None]
+        row = {"psnr": compute_psnr(image, hr, peak=1), "psnr_bicubic": compute_psnr(enlarged, hr, peak=1)}
         if mask is not None and sample["mask"].any():
             row["mask_iou"] = iou(mask, sample["mask"][None])
         if self.reader is not None:

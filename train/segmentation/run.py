@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tadisr
-from tadisr.checkpoints.adapter import file_digest
 from tadisr.errors import CheckpointError
-from tadisr.images import resize
+from tadisr.file_digest import hash_file
+from tadisr.images import from_pixels, resize
 from tadisr.inference.tiling import profiles, starts
 from tadisr.inference.upscale import run_tile
 from tadisr.model.precision import DTYPES
@@ -53,7 +53,7 @@ class SamTSSegmenter:
         model: SamTS | None = None,
     ) -> None:
         self.name = f"SAM-TS {path.name}"
-        self.digest = file_digest(path) if path.is_file() else ""
+        self.digest = hash_file(path) if path.is_file() else ""
         self.model = (model or checkpoint.load(path, sam=sam)).to(device).eval().requires_grad_(False)
         self.device, self.batch = torch.device(device), max(1, batch)
         self.dtype = DTYPES[precision]
@@ -112,7 +112,7 @@ class OwnSegmenter:
 
     def __init__(self, path: Path | None, *, device: str = "cpu", across: int = ACROSS) -> None:
         file = tadisr.COMPACT if path is None else path
-        self.name, self.digest = f"TADiSR {file.name}", file_digest(file)
+        self.name, self.digest = f"TADiSR {file.name}", hash_file(file)
         self.device, self.across = torch.device(device), across
         self.model = tadisr.load(path, device=device)
         blank = torch.zeros(1, 3, self.model.config.multiple, self.model.config.multiple, device=self.device)
@@ -138,7 +138,7 @@ class OwnSegmenter:
         height, width = image.shape[:2]
         factor = self.factor(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        picture = resize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255, size)
+        picture = resize(from_pixels(image), size)
         mask = torch.zeros(1, 1, *size)
         for (rows, columns), weight in cover(size, TILE, OVERLAP):
             _, maps = run_tile(self.model, picture[..., rows, columns], self.device)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 import tadisr
 from tadisr import ocr, preset
 from tadisr.checkpoints import adapter
-from tadisr.images import read_image
+from tadisr.images import from_pixels, read_image
 from tadisr.inference.tiling import Tiling
 from train.data.pairs import open_pairs
 from train.evaluate import choose_methods, main, parser, read_report
@@ -321,9 +321,9 @@ def test_an_lr_file_of_hrs_size_is_fed_as_it_is(tmp_path: Path) -> None:
     padded = np.pad(pair.upscaled, ((margin, margin + 2), (margin, margin + 3), (0, 0)), "edge")
     assert all(side % model.config.multiple == 0 for side in padded.shape[:2])
     with torch.no_grad():
-        whole = model(methods.as_image(padded)).image
+        whole = model(from_pixels(padded)).image
     expected = whole[..., margin : margin + 30, margin : margin + 45].clamp(0, 1)
-    assert (methods.as_image(made.picture) - expected).abs().max() < 1 / 255
+    assert (from_pixels(made.picture) - expected).abs().max() < 1 / 255
 
 
 def test_several_models_are_compared_with_the_first(

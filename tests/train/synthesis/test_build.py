@@ -19,7 +19,7 @@ from repository import ROOT
 from small_ftsr import FONTS, SAMPLES, configured, digests, line, strokes, write_config
 
 from tadisr import CheckpointError, ConfigError
-from tadisr.images import resize
+from tadisr.images import from_pixels, resize, to_pixels
 from train.data.sources import Item
 from train.synthesis import config as settings
 from train.synthesis.__main__ import main
@@ -30,8 +30,6 @@ from train.synthesis.engine.step import Step, run
 from train.synthesis.engine.workers import Here
 from train.synthesis.report import page as report
 from train.synthesis.steps import backgrounds, compose, enhance, filter
-from train.synthesis.steps.degrade import as_pixels
-from train.synthesis.steps.filter import as_image
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
@@ -46,7 +44,7 @@ def test_the_layout_of_ftsr(made: Path) -> None:
         assert sorted(p.name for p in (made / folder).iterdir()) == names
         assert all(Image.open(made / folder / n).size == (side, side) for n in names)
     lr, up = (np.asarray(Image.open(made / folder / names[0])) for folder in ("lr", "sr_bicubic"))
-    assert np.array_equal(as_pixels(resize(as_image(lr), (128, 128))), up)
+    assert np.array_equal(to_pixels(resize(from_pixels(lr), (128, 128))), up)
     assert (made / "train.txt").read_text().split() == names[:3]
     assert (made / "test.txt").read_text().split() == names[3:]
 

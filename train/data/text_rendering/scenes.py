@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +24,7 @@ from torch.utils.data import Dataset
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
+from tadisr.images import from_pixels, to_pixels
 
 from ..degradation.recipes import blur, gaussian_kernel, jpeg, mixture
 from .backgrounds import Array, background, gradient, load_photographs
@@ -77,7 +77,7 @@ class RenderedText(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.seed, index])
         hr, mask = self.scene(rng)
         lr = mixture(hr, self.degradation, rng)
-        return {"lr": _tensor(lr), "hr": _tensor(hr), "mask": _tensor(mask[..., None])}
+        return {"lr": from_pixels(lr)[0], "hr": from_pixels(hr)[0], "mask": from_pixels(mask[..., None])[0]}
 
     def scene(self, rng: Generator) -> tuple[Array, Array]:
         """One HR picture (c, c, 3), quantised to 8 bits, and its mask (c, c)."""
@@ -90,10 +90,6 @@ class RenderedText(Dataset[dict[str, Tensor]]):
         if self.camera and rng.random() < self.camera:
             picture = photographed(picture, rng)
         return (np.clip(picture, 0, 1) * 255).round().astype(np.float32) / 255, mask
-
-
-def _tensor(array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32))
 
 
 def photographed(picture: Array, rng: Generator) -> Array:
@@ -349,7 +345,7 @@ def sheet(stream: RenderedText, count: int, path: str | Path) -> None:
     rows = []
     for index in range(count):
         sample = stream.sample(index)
-        lr, hr, mask = ((sample[key].numpy().transpose(1, 2, 0) * 255).astype(np.uint8) for key in ("lr", "hr", "mask"))
+        lr, hr, mask = (to_pixels(sample[key]) for key in ("lr", "hr", "mask"))
         up = cv2.resize(lr, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
         rows.append(np.hstack([up, hr, mask.repeat(3, 2)]))
     across = 3 if count % 3 == 0 else 1
@@ -363,7 +359,7 @@ def write_pairs(stream: RenderedText, count: int, folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index in range(count):
         for name, tensor in stream.sample(index).items():
-            pixels = (tensor.numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
+            pixels = to_pixels(tensor)
             Image.fromarray(pixels if name != "mask" else pixels[..., 0]).save(folder / name / f"{index:04d}.png")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sys
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tadisr.errors import CheckpointError, ConfigError
+from tadisr.file_digest import hash_file
 
 from ...data.sources import Source, SourceError, open_source
 from ..config import SynthesisConfig, digest
@@ -152,15 +152,11 @@ def describe(table: Record, limit: int | None) -> Record:
 
 
 @lru_cache(maxsize=8)
-def file_digest(path: str) -> str:
-    """A model file's name in settings: what is in it. Raises CheckpointError."""
+def hash_model(path: str) -> str:
+    """Hash a model file to the 16 hex digits that stand for it in a step's settings. Raises CheckpointError."""
     if not Path(path).is_file():
         raise CheckpointError(f"There is no model file {path}.")
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            state.update(block)
-    return state.hexdigest()[:16]
+    return hash_file(path)[:16]
 
 
 def after(*steps: Step) -> str:

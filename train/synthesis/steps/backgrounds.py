@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tadisr.images import from_pixels
 from tadisr.ocr import Reader
 
 from ...data.sources import SourceError
 from ..config import to_dict
 from ..engine.journal import Record, write_lines
 from ..engine.step import Pixels, Step, describe, extent, groups, source_of
-from .filter import as_image, normal, reader
+from .filter import normal, reader
 
 AT_ONCE = 2
 REASONS = {"text": "there is text in it", "small": "it is too small"}
@@ -67,5 +68,5 @@ class Backgrounds(Step):
 
 def readable(picture: Pixels, engine: Reader, confidence: float) -> list[str]:
     """What PP-OCR reads with confidence."""
-    lines = [line for line in engine.read(as_image(picture)) if line.score >= confidence]
+    lines = [line for line in engine.read(from_pixels(picture)) if line.score >= confidence]
     return [text for line in lines if (text := normal(line.text))]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,15 @@ import numpy as np
 import torch
 
 from tadisr.config import SCALE
-from tadisr.images import resize
+from tadisr.file_digest import hash_file
+from tadisr.images import from_pixels, resize, to_pixels
 
 from ...data.degradation.on_tensors import degrade_batch
 from ...data.degradation.recipes import degrade
+from ...psnr import compute_psnr
 from ..config import to_dict
 from ..engine.journal import Record, write_bytes
 from ..engine.step import Pixels, Step, after, groups, png, read_pixels
-from .filter import as_image
 
 FOLDERS = ("gt", "lr", "sr_bicubic", "mask")
 
@@ -49,11 +48,11 @@ class Degrade(Step):
         rngs = [np.random.default_rng([self.config.seed, index, 1]) for index in chunk]
         records = list[Record]()
         for index, name, hr, lr in zip(chunk, names, hrs, self.lrs(hrs, rngs), strict=True):
-            up = as_pixels(resize(as_image(lr), (lr.shape[0] * SCALE, lr.shape[1] * SCALE)))
+            up = to_pixels(resize(from_pixels(lr), (lr.shape[0] * SCALE, lr.shape[1] * SCALE)))
             write_bytes(self.out / "lr" / name, png(lr))
             write_bytes(self.out / "sr_bicubic" / name, png(up))
-            sums = {folder: hashlib.sha256((self.out / folder / name).read_bytes()).hexdigest() for folder in FOLDERS}
-            records.append({"sample": index, "psnr": psnr(up, hr), "sha256": sums})
+            sums = {folder: hash_file(self.out / folder / name) for folder in FOLDERS}
+            records.append({"sample": index, "psnr": round(compute_psnr(up, hr), 3), "sha256": sums})
         return records
 
     def lrs(self, hrs: list[Pixels], rngs: list[np.random.Generator]) -> list[Pixels]:
@@ -63,22 +62,11 @@ class Degrade(Step):
             floats = [degrade(hr.astype(np.float32) / 255, c.preset, rng) for hr, rng in zip(hrs, rngs, strict=True)]
             return [(lr * 255).round().astype(np.uint8) for lr in floats]
         with torch.inference_mode():
-            batch = torch.cat([as_image(hr) for hr in hrs]).to(self.device)
-            return [as_pixels(lr[None]) for lr in degrade_batch(batch, c.preset, rngs).cpu()]
+            batch = torch.cat([from_pixels(hr) for hr in hrs]).to(self.device)
+            return [to_pixels(lr) for lr in degrade_batch(batch, c.preset, rngs).cpu()]
 
     def files(self, record: Record) -> list[Path]:
         return [self.out / folder / f"{record['sample'] + 1:07d}.png" for folder in ("lr", "sr_bicubic")]
 
     def output(self) -> list[Path]:
         return [self.folder, self.out / "lr", self.out / "sr_bicubic"]
-
-
-def as_pixels(image: torch.Tensor) -> Pixels:
-    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
-    return np.ascontiguousarray((image[0].clamp(0, 1) * 255).round().byte().numpy().transpose(1, 2, 0))
-
-
-def psnr(one: Pixels, two: Pixels) -> float:
-    """In dB, over RGB of 8 bits; 100 for equal pictures."""
-    error = float(((one.astype(np.float32) - two) ** 2).mean())
-    return 100.0 if error == 0 else round(10 * math.log10(255**2 / error), 3)

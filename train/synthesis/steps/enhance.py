@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from tadisr.errors import CheckpointError, ConfigError
+from tadisr.images import from_pixels, to_pixels
 
 from ..config import EnhanceConfig, to_dict
 from ..engine.journal import Record, write_lines
-from ..engine.step import Pixels, Step, after, file_digest, groups, write_png
-from .filter import as_image
+from ..engine.step import Pixels, Step, after, groups, hash_model, write_png
 from .masks import load
 
 AT_ONCE = 4
@@ -36,7 +36,7 @@ class Enhance(Step):
 
     def settings(self) -> Record:
         model = self.config.enhance.model
-        own = to_dict(self.config.enhance) | {"model": model if model == "off" else file_digest(model)}
+        own = to_dict(self.config.enhance) | {"model": model if model == "off" else hash_model(model)}
         return {"enhance": own, "after": after(self.filter)}
 
     def chunks(self) -> dict[int, Any]:
@@ -79,10 +79,9 @@ def enhance(picture: Pixels, mask: Pixels, config: EnhanceConfig, device: str) -
         return picture, mask, 1
     model = load_model(config.model, device)
     with torch.inference_mode():
-        up = model(as_image(picture).to(device))
-    up = (up[0].float().clamp(0, 1) * 255).round().byte().cpu().numpy().transpose(1, 2, 0)
+        up = to_pixels(model(from_pixels(picture).to(device)))
     size = (width * model.scale, height * model.scale)
-    return np.ascontiguousarray(up), np.array(Image.fromarray(mask).resize(size, Image.Resampling.LANCZOS)), model.scale
+    return up, np.array(Image.fromarray(mask).resize(size, Image.Resampling.LANCZOS)), model.scale
 
 
 @lru_cache(maxsize=1)

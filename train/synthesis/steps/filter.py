@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tadisr import ocr
+from tadisr.images import from_pixels
 from tadisr.ocr import Box, Line, Reader
 
 from ...data.sources import Item
@@ -72,7 +72,7 @@ def examine(
     item: Item, mask: Pixels, foreground: ForegroundConfig, config: FilterConfig, engine: Reader
 ) -> list[Record]:
     """The crops of a picture, judged. Text painted dark on light stands for the mask."""
-    picture, painted = as_image(item.image), as_image(255 - mask[..., None].repeat(3, 2))
+    picture, painted = from_pixels(item.image), from_pixels(255 - mask[..., None].repeat(3, 2))
     height, width = mask.shape
     whole = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     if foreground.crops == "line":
@@ -88,11 +88,6 @@ def examine(
     else:
         cuts = [(found, again, (0, 0, width, height))]
     return [judge(lines, masked, box, mask, item.label, config, check=foreground.check) for lines, masked, box in cuts]
-
-
-def as_image(pixels: Pixels) -> torch.Tensor:
-    """(1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
 
 
 def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:

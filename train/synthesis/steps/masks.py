@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...data.sources import Item, SourceError
 from ..config import ForegroundConfig, SegmentConfig, to_dict
 from ..engine.journal import Record
-from ..engine.step import Pixels, Step, describe, extent, file_digest, groups, read_gray, source_of, write_png
+from ..engine.step import Pixels, Step, describe, extent, groups, hash_model, read_gray, source_of, write_png
 
 if TYPE_CHECKING:
     from ...segmentation import Segmenter
@@ -27,7 +27,7 @@ class Masks(Step):
         sources = [describe(f.source, f.limit) for f in self.config.foregrounds]
         own = to_dict(self.config.segment)
         for name in ("model", "sam"):
-            own[name] = own[name] if own[name] in (None, "compact") else file_digest(own[name])
+            own[name] = own[name] if own[name] in (None, "compact") else hash_model(own[name])
         return {"sources": sources, "segment": own}
 
     def chunks(self) -> dict[int, Any]:
