@@ -32,7 +32,7 @@ LAYERS = {
         ["__init__", "__main__"],
     ],
     "train": [
-        ["__init__", "config", "command_errors", "page_policy", "psnr", "run_lock"],
+        ["__init__", "config", "command_errors", "pages", "psnr", "run_lock"],
         ["data", "losses"],
         ["segmentation"],
         ["loop", "evaluation", "synthesis"],

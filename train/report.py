@@ -13,9 +13,8 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from tadisr.atomic_write import write_atomic
 from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
 
-from .page_policy import policy_meta
+from .pages import render_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +58,12 @@ class Run:
     @property
     def panel(self) -> Path | None:
         return max(self.folder.glob("panel-*.png"), default=None)
+
+    @property
+    def settings(self) -> str:
+        """The training settings in the header of the run's checkpoint, as JSON; empty without a checkpoint."""
+        file = self.folder / "model.safetensors"
+        return json.dumps(adapter.read_header(file).training, indent=1, ensure_ascii=False) if file.is_file() else ""
 
 
 def read_run(folder: Path) -> Run:
@@ -184,54 +189,31 @@ def _legend(ax: Axes, runs: Sequence[Run]) -> None:
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
-STYLE = """
-body { margin: 2rem auto 5rem; max-width: 1500px; padding: 0 1.5rem; font: 15px/1.5 system-ui, sans-serif; color: #1c1f23; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; } p { color: #556; }
-img { max-width: 100%; height: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .9rem; text-align: right; border-bottom: 1px solid #dde; }
-th:first-child, td:first-child { text-align: left; }
-pre { background: #f4f5f7; padding: .8rem 1rem; overflow-x: auto; font-size: .8rem; border-radius: 6px; }
-"""
-
 
 def write_report(runs: Sequence[Run], out: Path) -> Path:
-    """Write the figures and the page into `out`; the page's path."""
+    """Write the figures and report.html into the folder `out`; return the page's path."""
     figures = {"losses.png": draw_losses(runs), "validation.png": draw_validation(runs)}
     for name, figure in figures.items():
         if figure is not None:
-            save(figure, out / name)
-    parts = [f"<h1>{escape(', '.join(run.name for run in runs))}</h1>", summary(runs)]
-    if figures["validation.png"] is not None:
-        parts.append(
-            '<h2>Validation</h2><img src="validation.png" alt="validation">'
-            "<p>A dot marks the best, dashes the plain enlargement.</p>"
-        )
-    parts.append(
-        '<h2>Training</h2><img src="losses.png" alt="losses"><p>Losses as weighted in the sum; over them a running mean.</p>'
-    )
+            save_figure(figure, out / name)
     for run in runs:
         if run.panel is not None:
-            name = f"panel-{run.name}.png"
             copy = run.panel.read_bytes()
-            write_atomic(out / name, lambda temporary, copy=copy: Path(temporary).write_bytes(copy))
-            parts.append(
-                f'<h2>{escape(run.name)}: {escape(run.panel.stem)}</h2><img src="{escape(name)}" alt="panel">'
-                "<p>Upscaled LR, ours, HR, then the mask and the true mask.</p>"
-            )
-        parts.append(training(run))
-    head = '<!doctype html><html lang="en"><meta charset="utf-8">' + policy_meta()
-    html = f"{head}<title>{escape(runs[0].name)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>\n"
+            write_atomic(out / f"panel-{run.name}.png", lambda path, copy=copy: Path(path).write_bytes(copy))
+    head, rows = summarize_runs(runs)
+    validated = figures["validation.png"] is not None
+    html = render_page("run.html.j2", runs=runs, head=head, rows=rows, validated=validated)
     page = out / "report.html"
     write_atomic(page, lambda temporary: Path(temporary).write_text(html, encoding="utf-8"))
     return page
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
 
-def summary(runs: Sequence[Run]) -> str:
-    """A table of where each run stands: its step, the smoothed losses there, the best of each validation score."""
+def summarize_runs(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of a table: each run's last step, its smoothed losses there, the best of each validation score."""
     losses = list(dict.fromkeys(name for run in runs for name in run.log if name not in NOT_LOSSES))
     scores = list(dict.fromkeys(name for run in runs for name in run.validation if name not in REFERENCE.values()))
     head = ["run", "step", *losses, *(f"best {name}" for name in scores)]
@@ -240,8 +222,7 @@ def summary(runs: Sequence[Run]) -> str:
         last = [f"{smooth(run.log[name][1])[-1]:.4g}" if name in run.log else "–" for name in losses]
         best = [best_of(run.validation[name]) if name in run.validation else "–" for name in scores]
         rows.append([run.name, str(max(steps[-1] for steps, _ in run.log.values())), *last, *best])
-    lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{''.join(lines)}</table>"
+    return head, rows
 
 
 def best_of(curve: tuple[list[int], list[float]]) -> str:
@@ -250,15 +231,6 @@ def best_of(curve: tuple[list[int], list[float]]) -> str:
         return "–"
     best = int(np.nanargmax(values))
     return f"{values[best]:.4g} at {steps[best]}"
-
-
-def training(run: Run) -> str:
-    """What the run's checkpoint says of itself, where there is one."""
-    file = run.folder / "model.safetensors"
-    if not file.is_file():
-        return ""
-    says: dict[str, Any] = adapter.read_header(file).training
-    return f"<h2>{escape(run.name)}: settings</h2><pre>{escape(json.dumps(says, indent=1, ensure_ascii=False))}</pre>"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from tadisr import ocr
@@ -18,7 +16,7 @@ from tadisr.images import from_pixels, to_pil
 from tadisr.visualization import overlays
 
 from ..data.pairs import Pair, Pairs, Pixels
-from ..page_policy import policy_meta
+from ..pages import FOLDER, render_page
 from .lines import BUCKETS
 from .methods import Method
 from .record import Judge, Judged
@@ -44,12 +42,9 @@ def render(
     engine = report["engines"][0] if report["engines"] else ""
     shutil.rmtree(out / "crops", ignore_errors=True)  # those of a report before
     gallery = Gallery(pairs, judge, chosen, out / "crops")
-    folder = Path(__file__).parent
-    script = (folder / "page.js").read_text("utf-8")
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["html", "j2"]))
-    return environment.get_template("page.html.j2").render(
-        policy=Markup(policy_meta(script)),
-        script=Markup(script),
+    return render_page(
+        "evaluation.html.j2",
+        script=(FOLDER / "evaluation.js").read_text("utf-8"),
         report=report,
         tables=tables,
         methods=[method.name for method in chosen],

@@ -257,7 +257,7 @@ def test_the_same_again_computes_nothing(
     monkeypatch.setattr(methods.Ours, "model", property(refuse))
     monkeypatch.setattr(ocr.RapidReader, "detect", refuse)
     monkeypatch.setattr(ocr.RapidReader, "recognize", refuse)
-    monkeypatch.setattr("train.evaluation.record.psnr", refuse)
+    monkeypatch.setattr("train.evaluation.record.compute_psnr", refuse)
     assert main([*arguments, "-o", str(copy), "--bootstrap", "7"]) == 0
     again, kept = rows(copy), rows(report)
     drawn = ("interval", "difference", "by")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import numpy as np
 
 from tadisr.errors import ConfigError, TADiSRError
 
-from ...page_policy import policy_meta
+from ...pages import render_page
 from ..config import SynthesisConfig, from_dict
 from ..engine.journal import Record, read_lines, read_records, write_bytes
 from ..engine.step import Pixels, read_pixels, source_of
@@ -26,33 +25,6 @@ from . import charts
 
 EXAMPLES = 6  # of each reason
 TRIPLETS = 12
-STYLE = """
-:root { --ink: #1d2433; --soft: #667085; --line: #e4e7ec; --bar: #3b6fd4; --drop: #d98a3d;
-  --paper: #fff; --back: #f6f7f9 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #98a2b3; --line: #333b4a; --bar: #6f9cf0; --drop: #e0a25f;
-    --paper: #1b2029; --back: #12151b } }
-body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", sans-serif; color: var(--ink); background: var(--back); margin: 0 }
-main { max-width: 1180px; margin: 0 auto; padding: 24px }
-h1 { font-size: 26px; margin: 8px 0 } h2 { font-size: 19px; margin: 36px 0 12px } h3 { font-size: 15px; margin: 20px 0 8px }
-p, small { color: var(--soft) }
-section, .card { background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 16px }
-.grid { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)) }
-.examples { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)) }
-.card { padding: 10px; overflow-wrap: anywhere }
-.card img { max-width: 100%; max-height: 150px; display: block; margin-bottom: 6px; outline: 1px solid var(--line) }
-.card h3 { margin-top: 4px }
-.triplet { display: grid; grid-template-columns: repeat(3, 1fr); gap: 6px } .card .triplet img { width: 100%; max-height: none }
-.triplets { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)) }
-table { border-collapse: collapse; width: 100% }
-td, th { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line) }
-.bar { display: grid; grid-template-columns: 330px 1fr 120px; gap: 12px; align-items: center; padding: 3px 0 }
-.bar i { display: block; height: 14px; border-radius: 3px; background: var(--bar) }
-.bar.drop i { background: var(--drop) }
-.bar.drop span:first-child { padding-left: 20px }
-.bar span:last-child { text-align: right; font-variant-numeric: tabular-nums }
-svg text { fill: var(--soft); font-size: 11px } svg rect { fill: var(--bar) } svg line { stroke: var(--line) }
-"""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -85,28 +57,26 @@ def find(out: Path) -> Found:
 
 
 def write_report(out: Path) -> Path:
-    """`report.html`, pictures and all in the one file."""
+    """Write report.html, its images inside it; return its path. Raises ConfigError for another folder."""
     found = find(out)
     index = out / "index.jsonl"
     splits = Counter(row["split"] for row in read_lines(index)) if index.exists() else Counter[str]()
-    head = (
+    state = (
         f"{splits.total()} samples, {splits['train']} train and {splits['test']} test" if splits
-        else f"not whole yet: {len(found.composed)} of {found.config.samples} samples composed"
+        else f"not complete yet: {len(found.composed)} of {found.config.samples} samples composed"
     )  # fmt: skip
     c = found.config
-    parts = [
-        f"<h1>FTSR build</h1><p>{head}. Seed {c.seed}, canvas {c.compose.canvas}, degradation {c.degrade.preset} "
-        f"with {c.degrade.tools}, PP-OCR by {html.escape(c.reading.engine)}, masks by {html.escape(Path(c.segment.model).name)}"
-        f" where a set has none, enhancement {html.escape(Path(c.enhance.model).name)}.</p>",
-        "<h2>What each step kept</h2><section>" + funnel(found) + "</section>",
-        "<h2>What the samples are like</h2><div class=grid>" + histograms(found) + "</div>",
-        "<h2>Samples</h2><p>LR brought back to HR size, HR, mask.</p><div class=triplets>" + gallery(found) + "</div>",
-        "<h2>Dropped, and why</h2>" + dropped(found),
-        "<h2>Quarantined</h2><section>" + quarantined(found) + "</section>",
-    ]
-    page = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    page += policy_meta()
-    page += f"<title>FTSR build</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n"
+    page = render_page(
+        "build.html.j2",
+        head=f"{state}. Seed {c.seed}, canvas {c.compose.canvas}, degradation {c.degrade.preset} with {c.degrade.tools}, "
+        f"PP-OCR by {c.reading.engine}, masks by {Path(c.segment.model).name} where a set has none, enhancement "
+        f"{Path(c.enhance.model).name}.",
+        funnel=count_kept(found),
+        charts=draw_charts(found),
+        samples=show_samples(found),
+        dropped=show_dropped(found),
+        broken=[row for row in (*found.pictures, *found.grounds) if row["status"] == "broken"],
+    )
     write_bytes(out / "report.html", page.encode())
     return out / "report.html"
 
@@ -114,48 +84,49 @@ def write_report(out: Path) -> Path:
 # ---- its parts ------------------------------------------------------------------------------------------------------
 
 
-def funnel(found: Found) -> str:
-    """A bar for each count, what was dropped in another colour, scaled to the largest of its group."""
-    kept = [crop for crop in found.crops if crop["status"] == "kept"]
-    placed = sum(len(sample["foregrounds"]) for sample in found.composed)
-    pictures = [("text pictures", len(found.pictures), False), *broken(found.pictures)]
-    crops = [("crops in them", len(found.crops), False), *reasons(found.crops, filter.REASONS)]
-    small = sum(record["enhanced"] > 1 for record in found.enhanced)
-    crops += [("crops kept", len(kept), False), ("enhanced, being small", small, False)]
-    grounds = [("backgrounds", len(found.grounds), False), *broken(found.grounds)]
-    grounds += reasons(found.grounds, backgrounds.REASONS)
-    grounds += [("backgrounds kept", sum(r["status"] == "kept" for r in found.grounds), False)]
-    samples = [("samples asked for", found.config.samples, False), ("composed", len(found.composed), False)]
-    samples += [("degraded", len(found.degraded), False)]
-    pasted = bars([("crops pasted on them", placed, False)])
-    groups = {"Text": bars(pictures) + bars(crops), "Backgrounds": bars(grounds), "Samples": bars(samples) + pasted}
-    return "".join(f"<h3>{name}</h3>{rows}" for name, rows in groups.items())
+@dataclass(frozen=True)
+class Bar:
+    """A count of the funnel; `dropped` counts are drawn in another colour."""
+
+    name: str
+    count: int
+    dropped: bool = False
 
 
-def broken(records: list[Record]) -> list[tuple[str, int, bool]]:
-    return [("broken", sum(record["status"] == "broken" for record in records), True)]
+def count_kept(found: Found) -> dict[str, list[list[Bar]]]:
+    """Count what entered each step, what it dropped by reason and what it kept: groups of bars by title."""
+    kept = sum(crop["status"] == "kept" for crop in found.crops)
+    text = [Bar("text images", len(found.pictures)), count_broken(found.pictures)]
+    crops = [
+        Bar("crops in them", len(found.crops)),
+        *count_reasons(found.crops, filter.REASONS),
+        Bar("crops kept", kept),
+    ]
+    crops += [Bar("enhanced, being small", sum(record["enhanced"] > 1 for record in found.enhanced))]
+    grounds = [Bar("backgrounds", len(found.grounds)), count_broken(found.grounds)]
+    grounds += count_reasons(found.grounds, backgrounds.REASONS)
+    grounds += [Bar("backgrounds kept", sum(r["status"] == "kept" for r in found.grounds))]
+    samples = [Bar("samples asked for", found.config.samples), Bar("composed", len(found.composed))]
+    samples += [Bar("degraded", len(found.degraded))]
+    pasted = Bar("crops pasted on them", sum(len(sample["foregrounds"]) for sample in found.composed))
+    return {"Text": [text, crops], "Backgrounds": [grounds], "Samples": [samples, [pasted]]}
 
 
-def reasons(records: list[Record], names: dict[str, str]) -> list[tuple[str, int, bool]]:
+def count_broken(records: list[Record]) -> Bar:
+    return Bar("broken", sum(record["status"] == "broken" for record in records), dropped=True)
+
+
+def count_reasons(records: list[Record], names: dict[str, str]) -> list[Bar]:
     counts = Counter(record["reason"] for record in records if record["status"] == "dropped")
-    return [(f"dropped: {name}", counts[reason], True) for reason, name in names.items()]
+    return [Bar(f"dropped: {name}", counts[reason], dropped=True) for reason, name in names.items()]
 
 
-def bars(rows: list[tuple[str, int, bool]]) -> str:
-    most = max([count for _, count, _ in rows] + [1])
-    first = max(1, rows[0][1])
-    return "".join(
-        f"<div class='bar{' drop' * drop}'><span>{html.escape(name)}</span><i style='width:{100 * count / most:.2f}%'></i>"
-        f"<span>{count:,} <small>{100 * count / first:.1f} %</small></span></div>"
-        for name, count, drop in rows
-    )
-
-
-def histograms(found: Found) -> str:
+def draw_charts(found: Found) -> list[tuple[str, str]]:
+    """Draw the statistics of the samples as SVG, by title."""
     placed = [f for sample in found.composed for f in sample["foregrounds"]]
     languages = Counter(language(f["text"]) for f in placed)
     contrasts = [f["contrast"] for f in placed if f["contrast"] is not None]
-    figures = [
+    return [
         ("Text size: line height in HR pixels", charts.histogram([f["line_height"] for f in placed], low=0)),
         ("Language of the pasted text", charts.columns(dict(languages.most_common()))),
         ("Contrast: luma of strokes against their ground", charts.histogram(contrasts, low=0, high=1)),
@@ -174,84 +145,74 @@ def histograms(found: Found) -> str:
             charts.histogram([c["pixels_per_character"] for c in found.crops], low=0),
         ),
     ]
-    return "".join(f"<div class=card><h3>{title}</h3>{chart}</div>" for title, chart in figures)
 
 
-def gallery(found: Found) -> str:
-    """Samples evenly from all that are finished."""
+def show_samples(found: Found) -> list[dict[str, Any]]:
+    """Load at most TRIPLETS of the finished samples, evenly spread."""
     count = len(found.degraded)
     chosen = sorted({round(i) for i in np.linspace(0, count - 1, min(TRIPLETS, count))}) if count else []
-    cards = []
+    shown = []
     for record in (found.degraded[i] for i in chosen):
-        name = f"{record['sample'] + 1:07d}.png"
-        images = [image(read_pixels(found.out / folder / name), 320) for folder in ("sr_bicubic", "gt", "mask")]
-        texts = ", ".join(html.escape(f["text"]) for f in found.composed[record["sample"]]["foregrounds"])
-        cards.append(
-            f"<div class=card><div class=triplet>{''.join(images)}</div><b>{name[:-4]}</b> "
-            f"<small>{record['psnr']:.2f} dB; {texts}</small></div>"
+        name = f"{record['sample'] + 1:07d}"
+        files = [found.out / folder / f"{name}.png" for folder in ("sr_bicubic", "gt", "mask")]
+        texts = [f["text"] for f in found.composed[record["sample"]]["foregrounds"]]
+        images = [encode_image(read_pixels(file), 320) for file in files]
+        shown.append({"name": name, "images": images, "psnr": record["psnr"], "texts": texts})
+    return shown
+
+
+def show_dropped(found: Found) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Load at most EXAMPLES of what was dropped for each reason, by title."""
+    groups = [
+        (kind, title, pick_examples([record for record in records if record.get("reason") == reason]), show)
+        for kind, reasons, records, show in (
+            ("Text crops", filter.REASONS, found.crops, show_crop),
+            ("Backgrounds", backgrounds.REASONS, found.grounds, show_background),
         )
-    return "".join(cards) or "<p>None yet.</p>"
+        for reason, title in reasons.items()
+    ]
+    return [
+        (f"{kind}: {title}", [show(found, record) for record in records])
+        for kind, title, records, show in groups
+        if records
+    ]
 
 
-def dropped(found: Found) -> str:
-    parts = []
-    for reason, name in filter.REASONS.items():
-        crops = spread([crop for crop in found.crops if crop["reason"] == reason])
-        if crops:
-            cards = "".join(crop_card(found, crop) for crop in crops)
-            parts.append(f"<h3>Text crops: {html.escape(name)}</h3><div class=examples>{cards}</div>")
-    for reason, name in backgrounds.REASONS.items():
-        grounds = spread([ground for ground in found.grounds if ground.get("reason") == reason])
-        if grounds:
-            cards = "".join(ground_card(found, ground) for ground in grounds)
-            parts.append(f"<h3>Backgrounds: {html.escape(name)}</h3><div class=examples>{cards}</div>")
-    return "".join(parts) or "<p>Nothing was dropped.</p>"
-
-
-def crop_card(found: Found, crop: Record) -> str:
+def show_crop(found: Found, crop: Record) -> dict[str, Any]:
     foreground = found.config.foregrounds[crop["foreground"]]
     left, top, right, bottom = crop["box"]
+    card: dict[str, Any] = {"why": crop["why"], "key": crop["key"], "images": [], "error": ""}
     try:
         item, mask = load(foreground, crop, found.out / "work" / "masks")
-        pictures = image(item.image[top:bottom, left:right], 230)
-        pictures += image(255 - mask[top:bottom, left:right, None].repeat(3, 2), 230)
+        pieces = item.image[top:bottom, left:right], 255 - mask[top:bottom, left:right, None].repeat(3, 2)
+        return card | {"images": [encode_image(piece, 230) for piece in pieces]}
     except TADiSRError as error:
-        pictures = f"<small>{html.escape(str(error))}</small>"
-    return f"<div class=card>{pictures}{html.escape(crop['why'])}<br><small>{html.escape(crop['key'])}</small></div>"
+        return card | {"error": str(error)}
 
 
-def ground_card(found: Found, ground: Record) -> str:
+def show_background(found: Found, ground: Record) -> dict[str, Any]:
+    card: dict[str, Any] = {"why": ground["why"], "key": ground["key"], "images": [], "error": ""}
     try:
-        picture = source_of(found.config.backgrounds[ground["background"]].source)[ground["index"]].image
-        shown = image(picture, 230)
+        image = source_of(found.config.backgrounds[ground["background"]].source)[ground["index"]].image
+        return card | {"images": [encode_image(image, 230)]}
     except TADiSRError as error:
-        shown = f"<small>{html.escape(str(error))}</small>"
-    return f"<div class=card>{shown}{html.escape(ground['why'])}<br><small>{html.escape(ground['key'])}</small></div>"
+        return card | {"error": str(error)}
 
 
-def quarantined(found: Found) -> str:
-    rows = [r for r in (*found.pictures, *found.grounds) if r["status"] == "broken"]
-    if not rows:
-        return "<p>Every picture could be read.</p>"
-    cells = "".join(f"<tr><td>{html.escape(r['key'])}<td>{html.escape(r['reason'])}" for r in rows[:100])
-    more = f"<p>and {len(rows) - 100} more in quarantine.jsonl</p>" if len(rows) > 100 else ""
-    return f"<table><tr><th>picture<th>why{cells}</table>{more}"
-
-
-def spread(records: list[Record]) -> list[Record]:
-    """A few, evenly from all."""
+def pick_examples(records: list[Record]) -> list[Record]:
+    """Pick at most EXAMPLES records, evenly spread."""
     step = max(1, len(records) // EXAMPLES)
     return records[::step][:EXAMPLES]
 
 
-def image(pixels: Pixels, width: int) -> str:
-    """An <img> that carries its own bytes, at most so wide and twice as high; tiny ones are enlarged up to four times."""
+def encode_image(pixels: Pixels, width: int) -> str:
+    """Encode an image as a JPEG data URL, at most `width` wide and twice as high; tiny ones are enlarged up to four times."""
     height = pixels.shape[0]
     factor = min(max(1.0, min(4.0, 64 / height)), width / pixels.shape[1], 2 * width / height)
     size = (max(1, round(pixels.shape[1] * factor)), max(1, round(height * factor)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
     _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
-    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}'>"
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 BLOCKS = {
