@@ -51,7 +51,7 @@ class Benchmark:
     lines: list[tuple[str, Box | None]] = field(default_factory=list)
 
 
-def quad(points: Any) -> Box:
+def fit_quad(points: Any) -> Box:
     """Fit four corners to a polygon or to two opposite corners, clockwise from the top left one."""
     corners = np.array(points, np.float32).reshape(-1, 2)
     if len(corners) == 2:
@@ -98,7 +98,7 @@ def read_parquet(table: Path, kind: str, level: str | None) -> Iterator[Benchmar
     for batch in file.iter_batches(batch_size=16):
         for row in batch.to_pylist():
             shapes = row.get("poly") or row.get("bbox") or [None] * len(row["text"])
-            lines = [(text, None if s is None else quad(s)) for text, s in zip(row["text"], shapes, strict=True)]
+            lines = [(text, None if s is None else fit_quad(s)) for text, s in zip(row["text"], shapes, strict=True)]
             yield Benchmark(str(row["id"]), decode_cell(row["hq_img"]), decode_cell(row[low]), lines)
 
 
@@ -133,7 +133,8 @@ def read_annotation(path: Path) -> dict[str, list[tuple[str, Box | None]]]:
         if isinstance(data, list):
             return {
                 str(row["id"]): [
-                    (text, quad(shape)) for text, shape in zip(row["text"], row.get("poly") or row["bbox"], strict=True)
+                    (text, fit_quad(shape))
+                    for text, shape in zip(row["text"], row.get("poly") or row["bbox"], strict=True)
                 ]
                 for row in data
             }
@@ -141,7 +142,7 @@ def read_annotation(path: Path) -> dict[str, list[tuple[str, Box | None]]]:
         for key, parts in data.items():
             instances = [one for part in parts.values() for one in part["text_instances"]]
             found[key] = [
-                (one["text"], quad(one.get("polygon") or np.reshape(one["bbox"], (2, 2)))) for one in instances
+                (one["text"], fit_quad(one.get("polygon") or np.reshape(one["bbox"], (2, 2)))) for one in instances
             ]
         return found
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -163,7 +164,7 @@ def read_textzoom(source: Path) -> Iterator[Benchmark]:
             size = (lr.shape[1] * SCALE, lr.shape[0] * SCALE)
             hr = np.array(Image.fromarray(hr).resize(size, Image.Resampling.LANCZOS))
             text = transaction.get(b"label-%09d" % number).decode()
-            whole = quad([[0, 0], [size[0], size[1]]])
+            whole = fit_quad([[0, 0], [size[0], size[1]]])
             yield Benchmark(f"{number:05d}", hr, lr, [(text, whole)])
 
 
@@ -178,16 +179,19 @@ def read_folders(source: Path, hr: str, lr: str, labels: str | None) -> Iterator
     known = {Path(name).with_suffix("").as_posix(): lines for name, lines in table.items()}
     for key in sorted(hrs):
         lines = known.get(key, [])
-        yield Benchmark(key, read_rgb(hrs[key]), read_rgb(lrs[key]), [line_of(one) for one in as_list(lines)])
+        yield Benchmark(key, read_rgb(hrs[key]), read_rgb(lrs[key]), [parse_line(one) for one in as_list(lines)])
 
 
 def as_list(value: Any) -> list[Any]:
+    """Wrap a value that is no list into one."""
     return value if isinstance(value, list) else [value]
 
 
-def line_of(line: Any) -> tuple[str, Box | None]:
-    """A transcript with or without a box."""
-    return (line, None) if isinstance(line, str) else (line["text"], None if "box" not in line else quad(line["box"]))
+def parse_line(line: Any) -> tuple[str, Box | None]:
+    """Parse a transcript: a text, or {text, box} -> text and box or None."""
+    return (
+        (line, None) if isinstance(line, str) else (line["text"], None if "box" not in line else fit_quad(line["box"]))
+    )
 
 
 def check_partners(hrs: dict[str, Path], lrs: dict[str, Path], hr: Path, lr: Path) -> None:
@@ -234,6 +238,7 @@ def write_benchmark(images: Iterator[Benchmark], out: Path, *, level: str | None
 
 
 def read_table(path: Path) -> dict[str, Any]:
+    """Read a JSON file, or return an empty table if it is missing."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

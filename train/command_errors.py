@@ -49,8 +49,8 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stop_signals(*, at_once: bool = False) -> Iterator[StopRequest]:
-    """Take SIGTERM and Ctrl-C while the block runs. at_once: raise Stopped where the process is, instead of noting it."""
+def catch_stop_signals(*, at_once: bool = False) -> Iterator[StopRequest]:
+    """Catch SIGTERM and Ctrl-C while the block runs. at_once: raise Stopped immediately instead of noting the request."""
     request = StopRequest(at_once=at_once)
     before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -61,18 +61,18 @@ def stop_signals(*, at_once: bool = False) -> Iterator[StopRequest]:
 
 
 def ignore_stop_signals() -> None:
-    """In a worker: it ends when its parent says so, or is gone."""
+    """Ignore stop signals in a worker, whose parent ends it."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def report_in_one_sentence() -> Iterator[None]:
     """Exit with one sentence on stderr: code 1 for an error, 128 + the signal's number for a stop."""
     try:
         yield
     except TADiSRError as error:
-        sys.exit(f"error: {from_worker(str(error))}")
+        sys.exit(f"error: {extract_worker_error(str(error))}")
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.number)
@@ -88,36 +88,36 @@ def one_sentence() -> Iterator[None]:
         if is_dead_worker(error):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again on the way out
             sys.exit(f"error: {DEAD}")
-        failed = failed_write(error)
+        failed = find_write_error(error)
         if failed is None:
             raise
         sys.exit(f"error: {failed.strerror}. {ADVICE.get(failed.errno or 0, AGAIN)}")
 
 
 def next_batch(batches: Iterator[Any]) -> Any:
-    """The next batch of a DataLoader. Raises RuntimeError as torch does, also where a dead worker shows as a broken pipe."""
+    """Fetch the next batch of a DataLoader. Raises RuntimeError as torch does, also if a dead worker shows as a broken pipe."""
     try:
         return next(batches)
     except (EOFError, ConnectionError) as error:
         raise RuntimeError("DataLoader worker exited unexpectedly") from error
 
 
-def failed_write(error: BaseException) -> OSError | None:
-    """The operating system's error behind torch's own, which says that a file could not be written."""
+def find_write_error(error: BaseException) -> OSError | None:
+    """Find the operating system's error behind torch's own, which says that a file could not be written."""
     inner = error.__cause__ or error.__context__
     if inner is None:
         return None
-    return inner if isinstance(inner, OSError) and inner.errno is not None else failed_write(inner)
+    return inner if isinstance(inner, OSError) and inner.errno is not None else find_write_error(inner)
 
 
 def is_dead_worker(error: RuntimeError) -> bool:
-    """Whether torch says that a process that reads data is gone."""
+    """Tell whether torch reports that a data worker died."""
     text = str(error)
     return text.startswith("DataLoader worker") and ("exited unexpectedly" in text or "killed by signal" in text)
 
 
-def from_worker(message: str) -> str:
-    """An error's own sentence, out of the traceback that torch puts around one from a worker."""
+def extract_worker_error(message: str) -> str:
+    """Extract an error's own message from the traceback that torch wraps around a worker's."""
     if not message.startswith("Caught ") or "DataLoader worker process" not in message:
         return message
     last = message.strip().splitlines()[-1]

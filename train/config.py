@@ -166,25 +166,25 @@ Loader.add_implicit_resolver(
 )
 
 
-def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`under` with the fields of `over` on top, tables merged field by field."""
+def merge_tables(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge two tables field by field; `over` wins."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = merge_tables(merged[key], value) if both else value
     return merged
 
 
-def read(path: str | Path, overrides: list[str] | None = None) -> FitConfig:
-    """A YAML file over the file its `inherit` names, then `key.sub=value` overrides. Raises ConfigError."""
+def read_config(path: str | Path, overrides: list[str] | None = None) -> FitConfig:
+    """Read a YAML file over the one its `inherit` names, then apply `key.sub=value` overrides. Raises ConfigError."""
     data = load_table(Path(path))
     for override in overrides or []:
-        data = merge(data, parse_override(override))
+        data = merge_tables(data, parse_override(override))
     return build(FitConfig, data, Path(path).name)
 
 
 def parse_override(override: str) -> dict[str, Any]:
-    """`key.sub=value` -> {key: {sub: value}}. Raises ConfigError."""
+    """Parse `key.sub=value` into {key: {sub: value}}. Raises ConfigError."""
     name, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"{override!r} is no override; write key=value, for instance data.crop=64.")
@@ -198,7 +198,9 @@ def parse_override(override: str) -> dict[str, Any]:
 
 
 def load_table(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file's table over that of the file its `inherit` names. Raises ConfigError. below: the files that inherit it."""
+    """Load a YAML file's table over that of the file its `inherit` names. below: the files that inherit it. Raises
+    ConfigError.
+    """
     if not path.is_file():
         raise ConfigError(f"There is no config {path}.")
     if path.resolve() in below:
@@ -214,16 +216,16 @@ def load_table(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return data
     if not isinstance(inherit, str) or not inherit:
         raise ConfigError(f"{path} has inherit {shorten(inherit)}, expected the name of another config.")
-    return merge(load_table(path.parent / inherit, (*below, path.resolve())), data)
+    return merge_tables(load_table(path.parent / inherit, (*below, path.resolve())), data)
 
 
-def model_config(table: dict[str, Any]) -> ModelConfig:
-    """`{preset: NAME, field: ...}` -> the preset with those fields over it."""
+def build_model_config(table: dict[str, Any]) -> ModelConfig:
+    """Build a ModelConfig from `{preset: NAME, field: ...}`: the preset with those fields over it. Raises ConfigError."""
     fields = dict(table)
     name = fields.pop("preset", "compact")
     if not isinstance(name, str):
         raise ConfigError(f"model.preset is {shorten(name)}, expected a preset's name.")
-    return ModelConfig.from_dict(merge(preset(name).to_dict(), fields))
+    return ModelConfig.from_dict(merge_tables(preset(name).to_dict(), fields))
 
 
 def to_dict(config: FitConfig) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class Settings:
     beside: tuple[Path, ...] = ()
 
 
-def evaluate(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], settings: Settings) -> dict[str, Any]:
-    """Judge every picture of every method, write the report into `settings.out`, and return report.json's content."""
+def evaluate_methods(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], settings: Settings) -> dict[str, Any]:
+    """Evaluate every method on every pair, write the report into `settings.out`, and return the content of report.json."""
     if not chosen:
         raise ConfigError("There is nothing to judge: give a model, a baseline or results.")
     check_names(chosen)
@@ -86,7 +86,7 @@ def evaluate(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], settings:
     lpips, inception = (
         metric if isinstance(metric, Missing) else None for metric in (judged_by.lpips, judged_by.inception)
     )
-    degradations, explained = degradation_of(pairs, judged_by)
+    degradations, explained = group_degradations(pairs, judged_by)
     context = rows.Context(
         engines=tuple(reader.label for reader in judged_by.readers),
         drawn=draws(len(pairs), settings.draws, settings.seed),
@@ -110,14 +110,15 @@ def evaluate(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], settings:
         "minimum_confidence": judged_by.minimum,
         "bootstrap": {"draws": settings.draws, "seed": settings.seed},
         "conventions": SAYS | {"set": judged_by.conventions.says},
-        "notes": notes(pairs, judged_by),
+        "notes": collect_notes(pairs, judged_by),
         "rows": [rows.row(method, everything[method.name], first, context) for method in chosen],
     }
-    write(report, everything, pairs, judged_by, chosen, settings)
+    write_report(report, everything, pairs, judged_by, chosen, settings)
     return report
 
 
 def check_names(chosen: Sequence[Method]) -> None:
+    """Check that every method's name is unique and can be a file name. Raises ConfigError."""
     for method in chosen:
         if not re.fullmatch(r"[^./\\][^/\\]*", method.name) or method.name in ("HR", "input"):
             raise ConfigError(
@@ -127,8 +128,10 @@ def check_names(chosen: Sequence[Method]) -> None:
             raise ConfigError(f"Two methods are called {method.name}: give one of them another name, NAME=...")
 
 
-def degradation_of(pairs: Pairs, judge: Judge) -> tuple[tuple[str, ...], str]:
-    """A word for how bad each LR picture is, and where it is from: degradation.json ({name: word}), or thirds by PSNR."""
+def group_degradations(pairs: Pairs, judge: Judge) -> tuple[tuple[str, ...], str]:
+    """Group the pairs by how degraded they are: a word per pair, and where it is from (degradation.json, {name: word}, or
+    thirds by the input's PSNR).
+    """
     file = pairs.folder / "degradation.json"
     if file.is_file():
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -146,7 +149,8 @@ def degradation_of(pairs: Pairs, judge: Judge) -> tuple[tuple[str, ...], str]:
     return tuple(words[int(value >= low) + int(value >= high)] for value in values), explained
 
 
-def notes(pairs: Pairs, judge: Judge) -> list[str]:
+def collect_notes(pairs: Pairs, judge: Judge) -> list[str]:
+    """Collect the notes that the report prints below its tables."""
     found = [f"Conventions {judge.conventions.name}: {judge.conventions.says}"]
     other = check_reader(judge.conventions, judge.readers)
     found += [other] if other else []
@@ -165,7 +169,7 @@ def notes(pairs: Pairs, judge: Judge) -> list[str]:
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def write(
+def write_report(
     report: dict[str, Any],
     everything: dict[str, list[Judged]],
     pairs: Pairs,
@@ -173,6 +177,7 @@ def write(
     chosen: Sequence[Method],
     settings: Settings,
 ) -> None:
+    """Write report.json, report.md, report.tex, the CSV files and the page."""
     beside = [read_report(path) for path in settings.beside]
     built = tables.tables(report, beside)
     head = f"# {markup.escape(report['data']['name'])}\n\n"
@@ -188,7 +193,7 @@ def write(
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """report.json of a folder. Raises ConfigError."""
+    """Read report.json of a folder. Raises ConfigError."""
     file = path / "report.json" if path.is_dir() else path
     if not file.is_file():
         raise ConfigError(f"There is no report {file}.")
@@ -205,7 +210,7 @@ def _write(path: Path, text: str) -> None:
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m train.evaluate", description="Judge models, baselines and results on pairs of pictures."
     )
@@ -303,7 +308,8 @@ def choose_readers(texts: Sequence[str]) -> list[Reader]:
     return [ocr.reader(name, Path(folder) if colon else None) for name, colon, folder in split]
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run_command(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate what the command line asks for; return the content of report.json."""
     pairs = open_pairs(arguments.data, split=arguments.split)
     if arguments.limit is not None:
         if arguments.limit < 1:
@@ -328,16 +334,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = Settings(
         arguments.out, arguments.data_name, arguments.bootstrap, arguments.seed, tuple(arguments.beside)
     )
-    return evaluate(pairs, judge, chosen, settings)
+    return evaluate_methods(pairs, judge, chosen, settings)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 for an error, 2 for wrong arguments, 130 when interrupted."""
-    arguments = parser().parse_args(argv)
+    """Run the command. Exit code 0, 1 for an error, 2 for wrong arguments, 130 when interrupted."""
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")
     try:
-        report = run(arguments)
+        report = run_command(arguments)
     except TADiSRError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -43,14 +43,14 @@ from . import config as settings
 from .command_errors import (
     Stopped,
     StopRequest,
+    catch_stop_signals,
     ignore_stop_signals,
     next_batch,
-    one_sentence,
-    stop_signals,
+    report_in_one_sentence,
 )
 from .config import FitConfig
 from .data.triplets import Share, Triplets, held_out_samples, training_samples
-from .loop.checkpoints import Checkpoints, whole
+from .loop.checkpoints import Checkpoints, gather_tensor
 from .loop.panel import Panel
 from .loop.scalars import Journal
 from .loop.schedule import EMA, Watch, learning_rate
@@ -63,7 +63,9 @@ log = logging.getLogger("train.fit")
 
 
 def make_accelerator(config: FitConfig) -> Accelerator:
-    """One process, DDP, FSDP or DeepSpeed: whatever the launcher says. Raises ConfigError for what cannot be saved."""
+    """Create the Accelerator for one process, DDP, FSDP or DeepSpeed, as the launcher asks. Raises ConfigError for a mode whose
+    state cannot be saved.
+    """
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulate,
@@ -88,7 +90,7 @@ def make_accelerator(config: FitConfig) -> Accelerator:
 
 
 def make_loader(config: FitConfig, accelerator: Accelerator, step: int, needs_mask: bool) -> DataLoader[Any]:
-    """The batches of this process not yet seen, in order."""
+    """Create the loader of this process's batches from `step` on, in order."""
     share = Share(
         start=step * config.accumulate,
         stop=config.steps * config.accumulate,
@@ -105,21 +107,21 @@ def make_loader(config: FitConfig, accelerator: Accelerator, step: int, needs_ma
         batch_size=config.batch,
         sampler=share,
         num_workers=config.data.workers,
-        worker_init_fn=begin_worker,
+        worker_init_fn=init_worker,
         multiprocessing_context="fork" if config.data.workers else None,
         prefetch_factor=4 if config.data.workers else None,
         pin_memory=accelerator.device.type == "cuda",
     )
 
 
-def begin_worker(_: int) -> None:
-    """In a worker: one thread, and no ending of its own when the run is told to stop."""
+def init_worker(_: int) -> None:
+    """Limit a data worker to one thread, and let the parent handle stop signals."""
     cv2.setNumThreads(0)
     ignore_stop_signals()
 
 
-def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
-    """What a checkpoint's header says of its training."""
+def training_record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
+    """Return the training settings and state written into a checkpoint's header."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     table = settings.to_dict(config)
     data = {key: table["data"][key] for key in ("kind", "crop", "view", "degradation", "camera", "text_scale", "walls")}
@@ -138,8 +140,8 @@ def record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     }
 
 
-def fit(config: FitConfig, *, restart: bool = False) -> Path:
-    """Run or resume the training that `config` describes; returns the folder it wrote. Deterministic on one machine.
+def run_training(config: FitConfig, *, restart: bool = False) -> Path:
+    """Run or resume the training that `config` describes, and return its folder. Deterministic on one machine.
 
     SIGTERM and Ctrl-C end it after the current step, whose state is saved; of several processes at once, without. Raises
     ConfigError while another run writes to the folder.
@@ -148,16 +150,16 @@ def fit(config: FitConfig, *, restart: bool = False) -> Path:
     set_seed(config.seed)
     accelerator = make_accelerator(config)
     alone = lock_folder(out, "run") if accelerator.is_main_process else nullcontext()
-    with alone, stop_signals(at_once=accelerator.num_processes > 1) as stop:
+    with alone, catch_stop_signals(at_once=accelerator.num_processes > 1) as stop:
         if restart and accelerator.is_main_process:
             empty_folder(out)
         accelerator.wait_for_everyone()
         with tqdm(total=config.steps, disable=not accelerator.is_main_process, mininterval=5) as bar:
-            return train(config, accelerator, stop, bar)
+            return train_locked(config, accelerator, stop, bar)
 
 
 def empty_folder(folder: Path) -> None:
-    """Delete all that is in a run's folder but its lock."""
+    """Delete everything in a run's folder except its lock."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -165,8 +167,8 @@ def empty_folder(folder: Path) -> None:
             path.unlink()
 
 
-def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest, bar: Any) -> Path:
-    """The loop, in a folder that is this run's alone."""
+def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest, bar: Any) -> Path:
+    """Train in a folder that this run has locked."""
     out = Path(config.out)
     model: nn.Module = build_model(config)
     needs_mask = model.config.decoder.joint  # pyright: ignore[reportAttributeAccessIssue]
@@ -220,10 +222,10 @@ def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest, bar: A
                 )
                 passes.append(values := mean_over_processes(terms, accelerator))
                 # A likelihood may be below zero, where a multiple of the running mean says nothing.
-                problem = watch.problem(values["total"] - values.get("certainty", 0.0))
+                problem = watch.find_problem(values["total"] - values.get("certainty", 0.0))
                 if problem is not None:  # the weights are still those of the last good step
                     checkpoints.save(step, model, optimizer, ema, {"watch": watch.state(), "best": best.scores})
-                    raise TADiSRError(stopped(config, problem, step, values, accelerator.num_processes))
+                    raise TADiSRError(explain_stop(config, problem, step, values, accelerator.num_processes))
                 accelerator.backward(terms["total"])
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(trained, config.clip)
@@ -264,13 +266,13 @@ def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest, bar: A
                     log.info("step %d: %s", step, json.dumps(scores))
             if validation is not None and due["validate"]:
                 scores = validation.score(plain)
-                keep += [f"best-{name}" for name in best.better(scores)]
+                keep += [f"best-{name}" for name in best.update_best(scores)]
                 if journal:
                     journal.write("validation.csv", step, scores, prefix="validation/")
         if keep:
-            tensors = {name: whole(tensor) for name, tensor in adapter.tensors_of(plain).items()}
+            tensors = {name: gather_tensor(tensor) for name, tensor in adapter.tensors_of(plain).items()}
             for name in keep if journal else []:
-                training = record(config, step, accelerator.num_processes)
+                training = training_record(config, step, accelerator.num_processes)
                 adapter.save(plain, out / f"{name}.safetensors", tensors=tensors, training=training)
         if ema is not None:
             ema.swap(plain)
@@ -283,8 +285,8 @@ def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest, bar: A
     return out
 
 
-def stopped(config: FitConfig, problem: str, step: int, values: dict[str, float], world: int) -> str:
-    """What is said when a run stops itself."""
+def explain_stop(config: FitConfig, problem: str, step: int, values: dict[str, float], world: int) -> str:
+    """Explain why a run stops itself, in one sentence with step, loss and gradient."""
     per_step = config.batch * config.accumulate * world
     terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return (
@@ -295,6 +297,7 @@ def stopped(config: FitConfig, problem: str, step: int, values: dict[str, float]
 
 
 def mean_over_processes(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """Average each term over all processes."""
     together = torch.stack([term.detach().float() for term in terms.values()])
     return dict(zip(terms, accelerator.reduce(together, "mean").tolist(), strict=True))  # pyright: ignore
 
@@ -311,9 +314,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     keep_buffers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    with one_sentence():
-        config = settings.read(arguments.config, arguments.overrides)
-        log.info("done: %s", fit(config, restart=arguments.restart))
+    with report_in_one_sentence():
+        config = settings.read_config(arguments.config, arguments.overrides)
+        log.info("done: %s", run_training(config, restart=arguments.restart))
     return 0
 
 

@@ -31,24 +31,24 @@ from tadisr.model.joint_decoder import Branch
 from tadisr.model.schedule import denoiser_time
 from tadisr.model.trunk import Block
 
-from .config import merge, parse_override
+from .config import merge_tables, parse_override
 
 Twins = list[int]  # for each channel of the larger layer, the channel of the smaller one that it repeats
 TIME = "unet.time_embedding.linear_1"
 
 
-def grow(source: TADiSR, config: ModelConfig) -> TADiSR:
-    """A model of `config` that computes what `source` does. Raises ConfigError where it cannot be grown to that."""
+def grow_model(source: TADiSR, config: ModelConfig) -> TADiSR:
+    """Build a model of `config` that computes the same as `source`. Raises ConfigError if it cannot be grown to that."""
     grown = TADiSR(config)
     have, tensors = source.state_dict(), grown.state_dict()
-    fresh = pass_on(grown, have)
+    fresh = silence_new_blocks(grown, have)
     wrong = sorted(set(have) - set(tensors)) + sorted(set(tensors) - set(have) - fresh)
     if wrong:
         raise ConfigError(f"{wrong[0]} is not in both: only residual blocks can be added, and widths doubled.")
     for name, small in have.items():
-        tensors[name] = widen(name, small, tensors[name], source)
+        tensors[name] = widen_tensor(name, small, tensors[name], source)
     if f"{TIME}.weight" in have and tensors[f"{TIME}.weight"].shape != have[f"{TIME}.weight"].shape:
-        hold_time(source, tensors)
+        fold_timestep(source, tensors)
     for name, module in grown.named_modules():
         if isinstance(module, Attention) and len(have[f"{name}.to_q.weight"]) < len(module.to_q.weight):
             tensors[f"{name}.to_q.weight"] /= math.sqrt(2)  # twice the terms in q.k, over a root of 2 more
@@ -56,8 +56,8 @@ def grow(source: TADiSR, config: ModelConfig) -> TADiSR:
     return grown
 
 
-def pass_on(grown: TADiSR, have: dict[str, Tensor]) -> set[str]:
-    """The names of all that the source lacks, once the residual blocks among it add nothing."""
+def silence_new_blocks(grown: TADiSR, have: dict[str, Tensor]) -> set[str]:
+    """Zero the last layer of new residual blocks, so that they add nothing; return the names of all new tensors."""
     fresh: set[str] = set()
     for name, module in grown.named_modules():
         if isinstance(module, ResnetBlock2D) and f"{name}.conv1.weight" not in have:
@@ -71,15 +71,15 @@ def pass_on(grown: TADiSR, have: dict[str, Tensor]) -> set[str]:
     return fresh
 
 
-def widen(name: str, small: Tensor, large: Tensor, source: TADiSR) -> Tensor:
-    """`small` at the size of `large`, its twins' weights together what they were. Raises ConfigError."""
+def widen_tensor(name: str, small: Tensor, large: Tensor, source: TADiSR) -> Tensor:
+    """Copy `small` into the shape of `large`, doubled channels sharing their weights. Raises ConfigError."""
     owner = source.get_submodule(name.rsplit(".", 2)[0])
     split = owner.widths if isinstance(owner, Branch) and name.split(".")[-2] == "split" else None
     axis = 1 if name.endswith(".scale") else 0
-    rows = twins(name, small.shape[axis], large.shape[axis], split)
+    rows = map_channels(name, small.shape[axis], large.shape[axis], split)
     grown = small.index_select(axis, torch.tensor(rows))
     if small.ndim > 1 and axis == 0:
-        columns = twins(name, small.shape[1], large.shape[1])
+        columns = map_channels(name, small.shape[1], large.shape[1])
         grown = grown.index_select(1, torch.tensor(columns))
         if small.shape[1] != large.shape[1]:
             share = torch.rand(grown[:, ::2].shape) * 0.6 + 0.2
@@ -91,7 +91,8 @@ def widen(name: str, small: Tensor, large: Tensor, source: TADiSR) -> Tensor:
     return grown
 
 
-def twins(name: str, small: int, large: int, split: tuple[int, int] | None = None) -> Twins:
+def map_channels(name: str, small: int, large: int, split: tuple[int, int] | None = None) -> Twins:
+    """Map each channel of the larger layer to the one it copies. Raises ConfigError unless widths are equal or doubled."""
     if large == small:
         return list(range(small))
     if large == 2 * small:
@@ -102,8 +103,8 @@ def twins(name: str, small: int, large: int, split: tuple[int, int] | None = Non
     raise ConfigError(f"{name} has {small} channels and is to have {large}: widths can be doubled only.")
 
 
-def hold_time(source: TADiSR, tensors: dict[str, Tensor]) -> None:
-    """The one timestep's embedding as a bias: twice as many sines are at other frequencies, no twins of the old ones."""
+def fold_timestep(source: TADiSR, tensors: dict[str, Tensor]) -> None:
+    """Fold the embedding of the one timestep into a bias, since a wider sinusoidal embedding has other frequencies."""
     unet: Any = source.denoiser
     time = unet.time_proj(torch.tensor([float(denoiser_time(source.config.schedule))]))
     tensors[f"{TIME}.weight"].zero_()
@@ -120,9 +121,9 @@ def main(argv: list[str] | None = None) -> int:
         source = tadisr.load(arguments.source)
         data = source.config.to_dict()
         for field in arguments.fields:
-            data = merge(data, parse_override(field))
+            data = merge_tables(data, parse_override(field))
         torch.manual_seed(0)
-        grown = grow(source, ModelConfig.from_dict(data))
+        grown = grow_model(source, ModelConfig.from_dict(data))
         adapter.save(grown, arguments.target, training=adapter.read_header(arguments.source).training)
     except TADiSRError as error:
         sys.exit(f"error: {error}")

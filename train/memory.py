@@ -27,7 +27,7 @@ from tadisr.model import TADiSR
 from . import config as settings
 from .config import FitConfig
 from .loop.gradient_checkpointing import checkpoint_blocks
-from .loop.setup import add_trained, exact
+from .loop.setup import prepare_trained, stays_float32
 from .losses import Objective
 
 GIB = 2**30
@@ -43,13 +43,16 @@ class Saved:
     alive: list[Any] = field(default_factory=list)  # so that no storage's identity is given away twice
 
     def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage unless it is known or counted already."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self.known and storage._cdata not in self.sizes:
             self.sizes[storage._cdata] = storage.nbytes()
             self.alive.append(storage)
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
+    def count_saved(self) -> Iterator[None]:
+        """Count what autograd saves while the block runs."""
+
         def pack(tensor: Tensor) -> Tensor:
             self.add(tensor)
             return tensor
@@ -92,17 +95,21 @@ class Autocast(TorchFunctionMode):
         kwargs = kwargs or {}
         attention = func is F.scaled_dot_product_attention
         if self.dtype is not None and (attention or func in self.LOW):
-            args, kwargs = self.brought(args, self.dtype), {k: self.brought(v, self.dtype) for k, v in kwargs.items()}
+            args, kwargs = (
+                self.cast_value(args, self.dtype),
+                {k: self.cast_value(v, self.dtype) for k, v in kwargs.items()},
+            )
         elif self.dtype is not None and func in self.HIGH:
-            args = self.brought(args, torch.float32)
-            kwargs = {k: v if k == "dtype" else self.brought(v, torch.float32) for k, v in kwargs.items()}
+            args = self.cast_value(args, torch.float32)
+            kwargs = {k: v if k == "dtype" else self.cast_value(v, torch.float32) for k, v in kwargs.items()}
         if attention:
             return SavedAttention.apply(*args[:3], *(kwargs[k] for k in ("query", "key", "value") if k in kwargs))
         return func(*args, **kwargs)
 
-    def brought(self, value: Any, dtype: torch.dtype) -> Any:
+    def cast_value(self, value: Any, dtype: torch.dtype) -> Any:
+        """Cast a tensor, or those in a list, to `dtype`; a cast weight is kept, as autocast keeps it."""
         if isinstance(value, (list, tuple)):
-            return type(value)(self.brought(item, dtype) for item in value)
+            return type(value)(self.cast_value(item, dtype) for item in value)
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
             return value
         if not isinstance(value, nn.Parameter) or dtype == torch.float32:
@@ -129,19 +136,21 @@ class Need:
         return sum(parts)
 
 
-def need(config: FitConfig, *, distributed: bool = False) -> Need:
-    """Count one process's memory at its highest, the end of the forward pass. distributed: with DDP's buckets."""
+def estimate_memory(config: FitConfig, *, distributed: bool = False) -> Need:
+    """Estimate one process's memory at its peak, the end of the forward pass. distributed: with DDP's buckets."""
     with torch.device("meta"):
-        model = empty_model(config)
+        model = build_empty_model(config)
         weights = [*model.parameters(), *model.buffers()]
         base = [p for p in model.parameters() if not p.requires_grad]
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        saved, block = activations(model, config, {w.untyped_storage()._cdata for w in weights})
+        saved, block = count_activations(model, config, {w.untyped_storage()._cdata for w in weights})
     return Need(
         frozen=sum(p.nbytes for p in base),
         trained=trained * 4,
         gradients=trained * 4 * (2 if distributed else 1),
-        optimizer=sum(states(p.numel(), config.optimizer) for p in model.parameters() if p.requires_grad),
+        optimizer=sum(
+            count_optimizer_bytes(p.numel(), config.optimizer) for p in model.parameters() if p.requires_grad
+        ),
         ema=trained * 4 if config.ema else 0,
         activations=saved,
         block=block,
@@ -149,34 +158,35 @@ def need(config: FitConfig, *, distributed: bool = False) -> Need:
     )
 
 
-def states(size: int, optimizer: str) -> int:
-    """Bytes of AdamW's two moments of a tensor. In 8 bits bitsandbytes scales each block of 256 numbers in float32, and
-    leaves tensors of less than 4096 as they are."""
+def count_optimizer_bytes(size: int, optimizer: str) -> int:
+    """Count the bytes of AdamW's two moments of a tensor. In 8 bits bitsandbytes scales each block of 256 values in
+    float32, and keeps tensors of fewer than 4096 values in float32.
+    """
     return 8 * size if optimizer == "adamw" or size < 4096 else 2 * (size + 4 * -(-size // 256))
 
 
-def empty_model(config: FitConfig) -> TADiSR:
-    """As build_model makes it, nothing loaded."""
-    model_config = settings.model_config(config.model)
+def build_empty_model(config: FitConfig) -> TADiSR:
+    """Build the model as build_model does, on the meta device."""
+    model_config = settings.build_model_config(config.model)
     model = TADiSR(model_config)
     if model_config.lora is None:
         return model.train()
     for part in (model_config.denoiser, "vae") if config.base_precision == "bf16" else ():
         for name, parameter in model.get_submodule(part).named_parameters(prefix=part):
-            if not exact(model_config, name, parameter.shape):
+            if not stays_float32(model_config, name, parameter.shape):
                 parameter.data = parameter.data.to(torch.bfloat16)
-    add_trained(model, model_config)
+    prepare_trained(model, model_config)
     return model.train()
 
 
-def activations(model: TADiSR, config: FitConfig, known: set[int]) -> tuple[int, int]:
-    """Bytes that autograd saves in one pass, and the most that one checkpointed block would make again."""
+def count_activations(model: TADiSR, config: FitConfig, known: set[int]) -> tuple[int, int]:
+    """Count the bytes that autograd saves in one pass, and the most that one checkpointed block computes again."""
     outer, largest = Saved(known), 0
 
     def run_block(forward: Callable[..., Any], *args: Any, use_reentrant: bool, **kwargs: Any) -> Any:
         nonlocal largest
         inner = Saved(known)
-        with inner.counting():
+        with inner.count_saved():
             output = forward(*args, **kwargs)
         inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         for tensor in inputs:
@@ -190,7 +200,7 @@ def activations(model: TADiSR, config: FitConfig, known: set[int]) -> tuple[int,
     upscaled, hr, mask = torch.empty(size), torch.empty(size), torch.empty(size[0], 1, *size[2:])
     objective: nn.Module = Objective(config.loss, random_backbone=True).to("meta")
     known |= {p.untyped_storage()._cdata for p in objective.parameters()}
-    with outer.counting():
+    with outer.count_saved():
         with Autocast(DTYPES[config.precision]):
             result = model(upscaled)
         logits = None if result.mask_logits is None else result.mask_logits.float()
@@ -200,7 +210,8 @@ def activations(model: TADiSR, config: FitConfig, known: set[int]) -> tuple[int,
     return outer.bytes, largest
 
 
-def table(config: FitConfig, counted: Need) -> str:
+def format_table(config: FitConfig, counted: Need) -> str:
+    """Format the estimate as lines of name and GiB."""
     rows = [
         (f"frozen weights ({counted.parameters[0] / 1e6:.1f} M, {config.base_precision})", counted.frozen),
         (f"trained weights ({counted.parameters[1] / 1e6:.1f} M, fp32)", counted.trained),
@@ -224,8 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--distributed", action="store_true", help="with the buckets of DDP")
     arguments = parser.parse_intermixed_args(argv)
     try:
-        config = settings.read(arguments.config, arguments.overrides)
-        print(table(config, need(config, distributed=arguments.distributed)))
+        config = settings.read_config(arguments.config, arguments.overrides)
+        print(format_table(config, estimate_memory(config, distributed=arguments.distributed)))
     except TADiSRError as error:
         sys.exit(f"error: {error}")
     return 0

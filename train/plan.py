@@ -27,7 +27,7 @@ from .config import FitConfig
 from .loop.gradient_checkpointing import checkpoint_blocks
 from .loop.setup import build_optimizer
 from .losses import Objective
-from .memory import DTYPES, GIB, empty_model
+from .memory import DTYPES, GIB, build_empty_model
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, by the vendors' data sheets: name -> (one card's peak, cards).
 MACHINES = {
@@ -55,12 +55,12 @@ class Flops:
 def count_flops(config: FitConfig) -> Flops:
     """Count the FLOPs of one pass without running it. LPIPS counts, the OCR loss does not (it needs real images)."""
     with torch.device("meta"):
-        model = empty_model(config)
+        model = build_empty_model(config)
         if config.checkpointing:
             checkpoint_blocks(model)
         size = (config.batch, 3, config.data.crop, config.data.crop)
         batch = {"upscaled": torch.empty(size), "hr": torch.empty(size), "mask": torch.empty(size[0], 1, *size[2:])}
-        objective = Objective(without_ocr(config).loss, random_backbone=True).to("meta")
+        objective = Objective(drop_ocr(config).loss, random_backbone=True).to("meta")
         with FlopCounterMode(display=False) as counter:
             loss = compute_loss(model.float(), objective, batch)
             forward = counter.get_total_flops()
@@ -68,8 +68,8 @@ def count_flops(config: FitConfig) -> Flops:
             return Flops(forward, counter.get_total_flops())
 
 
-def without_ocr(config: FitConfig) -> FitConfig:
-    """The same run without the OCR loss."""
+def drop_ocr(config: FitConfig) -> FitConfig:
+    """Return the config without the OCR loss."""
     return replace(config, loss=replace(config.loss, ocr=0.0))
 
 
@@ -80,12 +80,12 @@ def compute_loss(model: nn.Module, objective: nn.Module, batch: dict[str, Tensor
     return objective(result.image.float(), logits, batch["hr"], batch["mask"])["total"]
 
 
-def seconds_per_step(config: FitConfig, flops: Flops, peak: float, efficiency: float) -> float:
+def estimate_step_seconds(config: FitConfig, flops: Flops, peak: float, efficiency: float) -> float:
     """Estimate a step's seconds on cards of `peak` TFLOP/s, `accumulate` passes each."""
     return flops.total * config.accumulate / (peak * 1e12 * efficiency)
 
 
-def plan_table(config: FitConfig, flops: Flops, efficiency: float, cards: int) -> str:
+def format_plan(config: FitConfig, flops: Flops, efficiency: float, cards: int) -> str:
     """Write a Markdown table: for each machine a step's seconds, the samples of a day, and the days for the run's samples.
 
     cards: how many the config's steps are for; the run has steps x batch x accumulate x cards samples.
@@ -93,7 +93,7 @@ def plan_table(config: FitConfig, flops: Flops, efficiency: float, cards: int) -
     rows = ["| machine | s a step | samples a day | days for the run |", "| --- | --- | --- | --- |"]
     step = config.batch * config.accumulate
     for name, (peak, count) in MACHINES.items():
-        seconds = seconds_per_step(config, flops, peak, efficiency)
+        seconds = estimate_step_seconds(config, flops, peak, efficiency)
         a_day = DAY / seconds * step * count
         rows.append(f"| {name} | {seconds:.2f} | {a_day:,.0f} | {config.steps * step * cards / a_day:.1f} |")
     return "\n".join(rows)
@@ -102,7 +102,7 @@ def plan_table(config: FitConfig, flops: Flops, efficiency: float, cards: int) -
 # ---- on a card ------------------------------------------------------------------------------------------------------
 
 
-def measure(
+def measure_steps(
     config: FitConfig, *, steps: int = 10, flops: Flops | None = None, peak: float | None = None
 ) -> dict[str, Any]:
     """Time real steps on this machine's GPU: random weights at the config's sizes, random data.
@@ -112,16 +112,16 @@ def measure(
     """
     if not torch.cuda.is_available():
         raise ConfigError("--measure needs a GPU: this PyTorch sees none.")
-    return run_steps(config, torch.device("cuda"), steps=steps, flops=flops, peak=peak)
+    return time_steps(config, torch.device("cuda"), steps=steps, flops=flops, peak=peak)
 
 
-def run_steps(
+def time_steps(
     config: FitConfig, device: torch.device, *, steps: int, flops: Flops | None = None, peak: float | None = None
 ) -> dict[str, Any]:
-    """`measure` on any device. The first two steps warm up and are not counted."""
+    """Time steps on any device; the first two warm up and are not counted. Returns as `measure_steps`."""
     cuda = device.type == "cuda"
-    model = random_model(config, device)
-    objective = Objective(without_ocr(config).loss, random_backbone=True).to(device)
+    model = build_random_model(config, device)
+    objective = Objective(drop_ocr(config).loss, random_backbone=True).to(device)
     optimizer = build_optimizer(config, model)
     if config.checkpointing:
         checkpoint_blocks(model)
@@ -153,10 +153,10 @@ def run_steps(
     return found
 
 
-def random_model(config: FitConfig, device: torch.device) -> TADiSR:
-    """The network to train on `device`, frozen parts in the config's dtype, small random weights."""
+def build_random_model(config: FitConfig, device: torch.device) -> TADiSR:
+    """Build the network to train on `device`, frozen parts in the config's dtype, with small random weights."""
     with torch.device("meta"):
-        model = empty_model(config)
+        model = build_empty_model(config)
     model = model.to_empty(device=device)
     torch.manual_seed(config.seed)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def random_model(config: FitConfig, device: torch.device) -> TADiSR:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or a message for an error."""
+    """Run the command. Exit code 0, or a message for an error."""
     parser = argparse.ArgumentParser(prog="python -m train.plan", description="Count a run's FLOPs and plan its time.")
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance data.crop=512")
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--peak", type=float, help="the card's dense bf16 peak in TFLOP/s, for --measure's efficiency")
     arguments = parser.parse_intermixed_args(argv)
     try:
-        config = settings.read(arguments.config, arguments.overrides)
+        config = settings.read_config(arguments.config, arguments.overrides)
         flops = count_flops(config)
         print(
             f"a pass of {config.batch} x {config.data.crop} x {config.data.crop}: forward {flops.forward / 1e12:.2f} TFLOP, "
@@ -190,9 +190,9 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"with backward {flops.total / 1e12:.2f} TFLOP; {config.accumulate} passes a step, {config.steps} steps\n"
         )
-        print(plan_table(config, flops, arguments.efficiency, arguments.cards))
+        print(format_plan(config, flops, arguments.efficiency, arguments.cards))
         if arguments.measure:
-            for name, value in measure(config, steps=arguments.steps, flops=flops, peak=arguments.peak).items():
+            for name, value in measure_steps(config, steps=arguments.steps, flops=flops, peak=arguments.peak).items():
                 print(f"{name:>12}  {value if not isinstance(value, float) else f'{value:.3f}'}")
     except TADiSRError as error:
         sys.exit(f"error: {error}")

@@ -67,7 +67,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises ConfigError where there is no log, or nothing in it yet."""
+    """Read a run's folder. Raises ConfigError if it has no log, or an empty one."""
     if not (folder / "log.csv").is_file():
         raise ConfigError(f"{folder} has no log.csv: it is no run of train.fit, or has not logged a step yet.")
     log = read_curves(folder / "log.csv")
@@ -78,7 +78,9 @@ def read_run(folder: Path) -> Run:
 
 
 def read_curves(path: Path) -> Curves:
-    """Columns over steps; empty cells are left out, and so is a last line that is only half written."""
+    """Read a CSV of scalars into columns over steps; empty cells and an incomplete last row are left out. Raises
+    ConfigError.
+    """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     curves: Curves = {}
@@ -99,8 +101,8 @@ def read_curves(path: Path) -> Curves:
     return curves
 
 
-def smooth(values: Sequence[float]) -> list[float]:
-    """A running mean as wide as SMOOTH of the whole, over what is there at the ends."""
+def smooth_curve(values: Sequence[float]) -> list[float]:
+    """Compute the running mean over a window of SMOOTH of the curve, shorter at the ends."""
     width = max(1, round(len(values) * SMOOTH))
     finite = np.nan_to_num(np.array(values, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     kernel = np.ones(2 * width - 1)
@@ -112,7 +114,8 @@ def smooth(values: Sequence[float]) -> list[float]:
 # ---- drawing --------------------------------------------------------------------------------------------------------
 
 
-def grid(count: int) -> tuple[Figure, list[Axes]]:
+def make_axes(count: int) -> tuple[Figure, list[Axes]]:
+    """Create a figure with `count` axes in rows of COLUMNS. Raises ConfigError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -131,10 +134,10 @@ def grid(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def draw_losses(runs: Sequence[Run]) -> Figure:
-    """Every column of the logs: values pale, their running mean over them; losses on a logarithmic scale."""
+    """Draw every column of the logs, values pale under their running mean, losses on a logarithmic scale."""
     names = list(dict.fromkeys(name for run in runs for name in run.log))
     names.sort(key=lambda name: (name in NOT_LOSSES, name != "total"))
-    figure, axes = grid(len(names))
+    figure, axes = make_axes(len(names))
     for ax, name in zip(axes, names, strict=True):
         ax.set_title(TITLES.get(name, name), fontsize=10, loc="left")
         for run, color in zip(runs, _colors(len(runs)), strict=True):
@@ -144,7 +147,7 @@ def draw_losses(runs: Sequence[Run]) -> Figure:
             loss = name not in NOT_LOSSES
             ax.plot(steps, values, color=color, alpha=0.25 if loss else 1, linewidth=0.8 if loss else 1.4)
             if loss:
-                ax.plot(steps, smooth(values), color=color, linewidth=1.6, label=run.name)
+                ax.plot(steps, smooth_curve(values), color=color, linewidth=1.6, label=run.name)
             if loss and all(value > 0 for value in values):
                 ax.set_yscale("log")
         if name == "waiting":
@@ -154,12 +157,12 @@ def draw_losses(runs: Sequence[Run]) -> Figure:
 
 
 def draw_validation(runs: Sequence[Run]) -> Figure | None:
-    """Every column of the validation; what the plain enlargement gets is dashed, a run's best has a dot. None without any."""
+    """Draw every column of the validation: bicubic dashed, a dot at a run's best. Returns None without validation."""
     dashed = set(REFERENCE.values())
     names = list(dict.fromkeys(name for run in runs for name in run.validation if name not in dashed))
     if not names:
         return None
-    figure, axes = grid(len(names))
+    figure, axes = make_axes(len(names))
     for ax, name in zip(axes, names, strict=True):
         ax.set_title(TITLES.get(name, name), fontsize=10, loc="left")
         for run, color in zip(runs, _colors(len(runs)), strict=True):
@@ -209,6 +212,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
+    """Save a figure as PNG, whole or not at all."""
     write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130))
 
 
@@ -219,13 +223,14 @@ def summarize_runs(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     head = ["run", "step", *losses, *(f"best {name}" for name in scores)]
     rows = []
     for run in runs:
-        last = [f"{smooth(run.log[name][1])[-1]:.4g}" if name in run.log else "–" for name in losses]
-        best = [best_of(run.validation[name]) if name in run.validation else "–" for name in scores]
+        last = [f"{smooth_curve(run.log[name][1])[-1]:.4g}" if name in run.log else "–" for name in losses]
+        best = [format_best(run.validation[name]) if name in run.validation else "–" for name in scores]
         rows.append([run.name, str(max(steps[-1] for steps, _ in run.log.values())), *last, *best])
     return head, rows
 
 
-def best_of(curve: tuple[list[int], list[float]]) -> str:
+def format_best(curve: tuple[list[int], list[float]]) -> str:
+    """Format the highest value of a curve and its step."""
     steps, values = curve
     if np.isnan(values).all():
         return "–"

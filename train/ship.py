@@ -21,7 +21,9 @@ from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, TADiSRError
 
 
-def ship(source: Path, target: Path, *, mean: Sequence[Path] = (), gain: float = 1.0, detail: float = 1.0) -> None:
+def ship_model(
+    source: Path, target: Path, *, mean: Sequence[Path] = (), gain: float = 1.0, detail: float = 1.0
+) -> None:
     """Write `source` to `target` in fp16, its residual on the upscaled input times `gain`, the part of it within each
     patch also times `detail`. mean: more checkpoints, the mean of whose weights and its own is taken. Raises ConfigError
     for a model without a residual, and for checkpoints of different configs.
@@ -60,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        ship(arguments.source, arguments.target, mean=arguments.mean, gain=arguments.gain, detail=arguments.detail)
+        ship_model(
+            arguments.source, arguments.target, mean=arguments.mean, gain=arguments.gain, detail=arguments.detail
+        )
     except TADiSRError as error:
         sys.exit(f"error: {error}")
     return 0

@@ -56,6 +56,6 @@ def read_settings(path: Path) -> str:
 
     if "synthesis" in path.name:
         return synthesis.read(path).out
-    config = settings.read(path)
-    model: Any = settings.model_config(config.model)
+    config = settings.read_config(path)
+    model: Any = settings.build_model_config(config.model)
     return model.name

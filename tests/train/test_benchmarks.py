@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.benchmarks import main, quad
+from train.benchmarks import fit_quad, main
 from train.data.pairs import Label, open_pairs
 
 POLYGON = [[10, 20], [30, 20], [50, 20], [50, 40], [30, 40], [10, 40]]
@@ -30,9 +30,9 @@ def png(image: Image.Image) -> bytes:
 
 
 def test_corners() -> None:
-    assert quad([[1, 2], [5, 6]]) == [[1, 2], [5, 2], [5, 6], [1, 6]]
-    assert np.allclose(quad(POLYGON), CORNERS)
-    assert quad([[5, 6], [1, 6], [1, 2], [5, 2]]) == [[1, 2], [5, 2], [5, 6], [1, 6]]
+    assert fit_quad([[1, 2], [5, 6]]) == [[1, 2], [5, 2], [5, 6], [1, 6]]
+    assert np.allclose(fit_quad(POLYGON), CORNERS)
+    assert fit_quad([[5, 6], [1, 6], [1, 2], [5, 2]]) == [[1, 2], [5, 2], [5, 6], [1, 6]]
 
 
 @pytest.mark.parametrize("form", ["list", "table"])

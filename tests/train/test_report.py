@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from tadisr import ConfigError, TADiSR, preset
 from tadisr.checkpoints import adapter
-from train.report import draw_losses, draw_validation, main, read_curves, read_run, smooth
+from train.report import draw_losses, draw_validation, main, read_curves, read_run, smooth_curve
 
 
 def write_run(folder: Path, *, steps: int = 40, validation: bool = True) -> Path:
@@ -35,7 +36,7 @@ def test_a_run_becomes_figures_and_a_page(tmp_path: Path, capsys: pytest.Capture
     assert main([str(run)]) == 0
     page = run / "report" / "report.html"
     assert str(page) in capsys.readouterr().out
-    text = page.read_text()
+    text = unescape(page.read_text())
     shown = re.findall(r'src="([^"]+)"', text)
     assert shown == ["validation.png", "losses.png", "panel-compact.png"]
     for name in shown:
@@ -43,7 +44,7 @@ def test_a_run_becomes_figures_and_a_page(tmp_path: Path, capsys: pytest.Capture
             assert picture.width >= 50
     assert Image.open(page.parent / "panel-compact.png").getpixel((3, 3)) == (0, 0, 128)  # the latest
     assert "25.5 at 20" in text and "0.61 at 20" in text and "best mask_iou" in text
-    assert "&quot;seed&quot;: 5" in text and "<td>40</td>" in text
+    assert '"seed": 5' in text and "<td>40</td>" in text
 
 
 def test_losses_are_drawn_over_steps(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_what_is_no_run_is_refused(
 
 def test_the_running_mean_by_hand() -> None:
     values = [0.0] * 100 + [1.0] * 100
-    found = smooth(values)
+    found = smooth_curve(values)
     assert len(found) == 200 and found[50] == 0 and found[150] == 1 and 0.3 < found[100] < 0.7
-    assert found[0] == 0 and found[-1] == 1 and smooth([2.0]) == [2.0]
-    assert json.dumps(smooth([1.0, float("nan"), 1.0]))
+    assert found[0] == 0 and found[-1] == 1 and smooth_curve([2.0]) == [2.0]
+    assert json.dumps(smooth_curve([1.0, float("nan"), 1.0]))

@@ -170,10 +170,10 @@ class Segmented(Method):
         return open_segmenter(self.path, sam=self.sam, device=str(self.device))
 
     def make(self, pair: Pair) -> Made:
-        from ..segmentation import to_bytes
+        from ..segmentation import quantize_mask
 
         pixels = pair.upscaled
-        return Made(pixels, to_bytes(self.segmenter([pixels])[0]))
+        return Made(pixels, quantize_mask(self.segmenter([pixels])[0]))
 
 
 class Results(Method):

@@ -40,24 +40,24 @@ class Checkpoints:
         self.folder, self.accelerator, self.keep = folder, accelerator, max(1, keep)
 
     def steps(self) -> list[int]:
-        """Of the checkpoints that are whole, the oldest first."""
+        """List the steps of the complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
     def save(self, step: int, model: nn.Module, optimizer: Any, ema: EMA | None, notes: dict[str, Any]) -> Path:
-        """Every process takes part. The folder gets its name when all of it is on disk."""
+        """Save a checkpoint; every process takes part. The folder gets its final name once all of it is written."""
         target, part = self.folder / f"{step:07d}", self.folder / f".{step:07d}.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         state: dict[str, Any] = {"step": step, "notes": notes}
-        state["ema"] = {name: whole(tensor) for name, tensor in ema.shadow.items()} if ema else None
+        state["ema"] = {name: gather_tensor(tensor) for name, tensor in ema.shadow.items()} if ema else None
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             model.save_checkpoint(str(part), tag="engine", exclude_frozen_parameters=True)  # pyright: ignore[reportCallIssue]
         else:
-            state["model"], state["optimizer"] = get_state_dict(model, bare(optimizer), options=WHOLE)
+            state["model"], state["optimizer"] = get_state_dict(model, unwrap_optimizer(optimizer), options=WHOLE)
         if self.accelerator.is_main_process:
             _write(state, part / "state.pt")
         _write(random_states(), part / f"rng-{self.accelerator.process_index}.pt")
@@ -71,8 +71,8 @@ class Checkpoints:
         return target
 
     def load(self, model: nn.Module, optimizer: Any, ema: EMA | None) -> tuple[int, dict[str, Any]]:
-        """Bring back the newest: its step and notes; 0 and none where there is nothing. Raises CheckpointError."""
-        found = self.newest_intact()
+        """Load the newest checkpoint: its step and notes; 0 and {} if there is none. Raises CheckpointError."""
+        found = self.find_intact()
         if found is None:
             return 0, {}
         folder, state, random_state = found
@@ -90,7 +90,7 @@ class Checkpoints:
             try:
                 set_state_dict(
                     model,
-                    bare(optimizer),
+                    unwrap_optimizer(optimizer),
                     model_state_dict=state["model"],
                     optim_state_dict=state["optimizer"],
                     options=WHOLE,
@@ -100,13 +100,13 @@ class Checkpoints:
                     f"{folder} does not fit the config ({str(error).splitlines()[0]:.200}): put the config back, or --restart."
                 ) from error
         for name, tensor in (state["ema"] or {}).items():
-            ema.shadow[name].copy_(like(tensor, ema.shadow[name]))  # pyright: ignore[reportOptionalMemberAccess]
+            ema.shadow[name].copy_(shard_like(tensor, ema.shadow[name]))  # pyright: ignore[reportOptionalMemberAccess]
         if random_state is not None:
             restore_random_states(random_state)
         return state["step"], state["notes"]
 
-    def newest_intact(self) -> tuple[Path, dict[str, Any], dict[str, Any] | None] | None:
-        """The newest checkpoint that can be read: its folder, state and this process's random states.
+    def find_intact(self) -> tuple[Path, dict[str, Any], dict[str, Any] | None] | None:
+        """Find the newest checkpoint that can be read: its folder, state, and this process's random states.
 
         A damaged one is set aside as STEP.damaged, and said. None where there is none at all; raises CheckpointError where
         all are damaged.
@@ -135,7 +135,7 @@ class Checkpoints:
 
 
 def read_state(path: Path, step: int) -> dict[str, Any]:
-    """A checkpoint's state. Raises CheckpointError for one that is damaged, empty or something else."""
+    """Read a checkpoint's state. Raises CheckpointError for one that is damaged, empty or something else."""
     state = read_intact(path)
     parts = (state.get("notes"), state.get("ema", 0), state.get("model", {}), state.get("optimizer", {}))
     if (
@@ -148,7 +148,7 @@ def read_state(path: Path, step: int) -> dict[str, Any]:
 
 
 def read_intact(path: Path) -> dict[str, Any]:
-    """A file of torch.save, its checksums compared. Raises CheckpointError for one that is damaged or holds no table."""
+    """Read a file of torch.save and verify its checksums. Raises CheckpointError if it is damaged or holds no table."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not compare them
             damaged = archive.testzip()
@@ -163,19 +163,19 @@ def read_intact(path: Path) -> dict[str, Any]:
     return state
 
 
-def bare(optimizer: Any) -> torch.optim.Optimizer:
-    """torch's optimizer out of accelerate's wrapper."""
+def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """Return torch's optimizer from accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be split over processes, gathered on the CPU. Every process takes part."""
+def gather_tensor(tensor: Tensor) -> Tensor:
+    """Gather a tensor that may be sharded over processes to the CPU. Every process takes part."""
     full = tensor.detach()
     return (full.full_tensor() if isinstance(full, DTensor) else full).cpu()
 
 
-def like(full: Tensor, split: Tensor) -> Tensor:
-    """A whole tensor, split as another is."""
+def shard_like(full: Tensor, split: Tensor) -> Tensor:
+    """Shard a full tensor as another one is."""
     if not isinstance(split, DTensor):
         return full
     return distribute_tensor(full.to(split.device), split.device_mesh, split.placements)
@@ -189,6 +189,7 @@ def _write(state: dict[str, Any], path: Path) -> None:
 
 
 def random_states() -> dict[str, Any]:
+    """Return the states of torch's, CUDA's, numpy's and Python's random generators."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
@@ -198,6 +199,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(state: dict[str, Any]) -> None:
+    """Restore what `random_states` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

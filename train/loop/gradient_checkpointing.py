@@ -26,14 +26,14 @@ else:
 
 
 def checkpoint_blocks(model: TADiSR, run: Any = checkpoint) -> list[str]:
-    """Keep only the input of each block for the backward pass; the names of the blocks. `run` is torch's checkpoint."""
+    """Keep only the input of each block for the backward pass; return the names of the blocks. run: torch's checkpoint."""
     names: list[str] = []
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in names)
         if isinstance(module, BLOCKS) and not inside:
             names.append(name)
             module.forward = _checkpointed(module.forward, run)  # pyright: ignore[reportAttributeAccessIssue]
-    keep_listening(model.recorder)
+    keep_recording(model.recorder)
     return names
 
 
@@ -53,8 +53,8 @@ class Nowhere(list[Tensor]):
         return
 
 
-def keep_listening(recorder: Recorder) -> None:
-    """A layer that runs again must compute its response again, or checkpointing finds another graph than before."""
+def keep_recording(recorder: Recorder) -> None:
+    """Record responses also when checkpointed layers are computed again, so that both passes have one graph."""
     listen = recorder.listen
 
     @contextmanager

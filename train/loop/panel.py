@@ -41,10 +41,10 @@ class Panel:
         }
         if outputs[0].mask_logits is not None:
             mask = torch.cat([o.mask_logits for o in outputs if o.mask_logits is not None]).float().cpu().sigmoid()
-            scores["mask_iou"] = iou(mask, self.mask)
+            scores["mask_iou"] = mask_iou(mask, self.mask)
             columns += [mask.expand(-1, 3, -1, -1), self.mask.expand(-1, 3, -1, -1)]
         if outputs[0].responses:
-            columns.append(torch.cat([attention(o, self.hr.shape[2]) for o in outputs]))
+            columns.append(torch.cat([draw_attention(o, self.hr.shape[2]) for o in outputs]))
         gap = (0, 2, 0, 2)  # white lines between the pictures
         rows = torch.cat([F.pad(column, gap, value=1.0) for column in columns], dim=3)
         if path is not None:
@@ -52,8 +52,8 @@ class Panel:
         return scores
 
 
-def attention(output: Output, size: int) -> Tensor:
-    """The mean response to the word over all layers and heads, from its least to its greatest, coloured (1, 3, H, W)."""
+def draw_attention(output: Output, size: int) -> Tensor:
+    """Draw the mean response to the target token over layers and heads, scaled to its range -> (1, 3, size, size)."""
     maps = [
         F.interpolate(r.float().cpu().mean(1, keepdim=True), (size, size), mode="bilinear") for r in output.responses
     ]
@@ -61,7 +61,7 @@ def attention(output: Output, size: int) -> Tensor:
     return colorize((heat - heat.amin()) / (heat.amax() - heat.amin()).clamp_min(1e-12), "turbo").clamp(0, 1)
 
 
-def iou(mask: Tensor, target: Tensor) -> float:
-    """Intersection over union of all pixels at a threshold of one half."""
+def mask_iou(mask: Tensor, target: Tensor) -> float:
+    """Compute the intersection over union of two masks in [0, 1] at a threshold of 0.5."""
     ours, theirs = mask > 0.5, target > 0.5
     return float((ours & theirs).sum() / (ours | theirs).sum().clamp_min(1))

@@ -16,7 +16,7 @@ class Journal:
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
         for name in TABLES:
-            truncate(folder / name, step)
+            truncate_table(folder / name, step)
         self.board = SummaryWriter(str(folder), purge_step=step)
 
     def write(self, table: str, step: int, values: dict[str, float], *, prefix: str = "") -> None:
@@ -37,11 +37,12 @@ class Journal:
             self.board.add_scalar(f"{prefix}{name}", value, step)
 
     def close(self) -> None:
+        """Close the tensorboard writer."""
         self.board.close()
 
 
-def truncate(path: Path, step: int) -> None:
-    """Drop the rows a killed run wrote after its last checkpoint, and a row it did not finish."""
+def truncate_table(path: Path, step: int) -> None:
+    """Drop the rows after `step`, which a killed run wrote after its last checkpoint, and an incomplete last row."""
     if path.exists():
         data = path.read_bytes()
         rows = data[: data.rfind(b"\n") + 1].splitlines()
@@ -68,6 +69,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def row_step(row: bytes) -> int | None:
-    """The step of a row; None for a damaged one, which is dropped."""
+    """Read the step of a row; None for a damaged row, which is dropped."""
     first = row.split(b",", 1)[0]
     return int(first) if first.isdigit() and row.isascii() else None

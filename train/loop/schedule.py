@@ -11,7 +11,7 @@ from ..config import FitConfig
 
 
 def learning_rate(config: FitConfig, step: int) -> float:
-    """Linear warm-up, then constant as in the paper, or a cosine down to a hundredth."""
+    """Compute a step's learning rate: linear warm-up, then constant as in the paper, or a cosine down to 1 %."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     if config.schedule == "constant":
@@ -31,6 +31,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
+        """Update the average after a step; the decay grows from (1 + step) / (10 + step) to its full value."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             if name in self.shadow:
@@ -52,13 +53,13 @@ class Watch:
     SETTLED = 50  # steps before a leap counts
 
     def __init__(self, factor: float, state: list[float] | None = None) -> None:
-        self.factor, (self.mean, self.seen) = factor, state or (0.0, 0)
+        self.choose_factor, (self.mean, self.seen) = factor, state or (0.0, 0)
 
-    def problem(self, loss: float) -> str | None:
-        """What is wrong with this step's loss, None if nothing."""
+    def find_problem(self, loss: float) -> str | None:
+        """Describe what is wrong with this step's loss; None if nothing is."""
         if not math.isfinite(loss):
             return f"The loss is {loss}"
-        if self.factor and self.seen >= self.SETTLED and loss > self.factor * self.mean:
+        if self.choose_factor and self.seen >= self.SETTLED and loss > self.choose_factor * self.mean:
             return f"The loss leapt to {loss:.4g}, {loss / self.mean:.0f} times its running mean"
         self.seen += 1
         weight = max(0.02, 1 / self.seen)
@@ -66,4 +67,5 @@ class Watch:
         return None
 
     def state(self) -> list[float]:
+        """Return what `Watch` needs to resume."""
         return [self.mean, self.seen]

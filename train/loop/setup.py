@@ -19,17 +19,19 @@ from .gradient_checkpointing import checkpoint_blocks
 
 
 def build_model(config: FitConfig) -> TADiSR:
-    """All of the network to train, or LoRA and the added parts on a frozen base. Raises ConfigError, CheckpointError."""
-    model_config = settings.model_config(config.model)
+    """Build the network to train: all of it, or LoRA and the added parts on a frozen base. Raises ConfigError,
+    CheckpointError.
+    """
+    model_config = settings.build_model_config(config.model)
     if model_config.lora is None:
         model = TADiSR(model_config)
     else:
-        model = load_frozen(config, model_config)
-        add_trained(model, model_config)
+        model = load_frozen_base(config, model_config)
+        prepare_trained(model, model_config)
     if config.prompt is not None:
         use_prompt(model, read_prompt(config.prompt))
     if config.init is not None:
-        start_from(model, config.init)
+        load_init(model, config.init)
     if not model.prompt.config.learned and not model.prompt.embedding.any():
         raise ConfigError(
             f"The prompt {model.prompt.config.text!r} is not encoded yet: write it with python -m tadisr prompt, and name "
@@ -42,27 +44,32 @@ def build_model(config: FitConfig) -> TADiSR:
     return model.train()
 
 
-def load_frozen(config: FitConfig, model_config: ModelConfig) -> TADiSR:
-    """The base, held in `base_precision` from the file on. Raises ConfigError, CheckpointError."""
+def load_frozen_base(config: FitConfig, model_config: ModelConfig) -> TADiSR:
+    """Load the base in `base_precision`, read so from the file. Raises ConfigError, CheckpointError."""
     from tadisr.checkpoints.base_model import load_base
 
     if config.base_precision == "bf16" and config.precision != "bf16":
         raise ConfigError(f"base_precision: bf16 computes in bf16: set precision: bf16, it is {config.precision}.")
     dtype = torch.bfloat16 if config.base_precision == "bf16" else torch.float32
     return load_base(
-        config.base, model_config, vae=config.vae, dtype=dtype, exact=lambda *weight: exact(model_config, *weight)
+        config.base,
+        model_config,
+        vae=config.vae,
+        dtype=dtype,
+        exact=lambda *weight: stays_float32(model_config, *weight),
     )
 
 
-def exact(model_config: ModelConfig, name: str, shape: torch.Size) -> bool:
-    """Whether a weight of the base, `unet.conv_in.weight`, is in float32 even where the base is held in bf16: norms and
-    biases, which are small, and layers of the denoiser that are to be trained whole."""
+def stays_float32(model_config: ModelConfig, name: str, shape: torch.Size) -> bool:
+    """Tell whether a base weight (`unet.conv_in.weight`) stays in float32 while the base is in bf16: norms and biases,
+    which are small, and layers of the denoiser that are trained whole.
+    """
     whole = () if model_config.lora is None else model_config.lora.unet_whole
     return len(shape) < 2 or name.startswith(tuple(f"{model_config.denoiser}.{layer}." for layer in whole))
 
 
-def add_trained(model: TADiSR, model_config: ModelConfig) -> None:
-    """LoRA on the base; all that is trained in float32."""
+def prepare_trained(model: TADiSR, model_config: ModelConfig) -> None:
+    """Add LoRA to the base, and bring everything trained to float32."""
     assert model_config.lora is not None
     add_lora(model, model_config.lora)
     for parameter in model.parameters():  # LoRA takes after the layer it is on
@@ -70,8 +77,10 @@ def add_trained(model: TADiSR, model_config: ModelConfig) -> None:
             parameter.data = parameter.data.float()
 
 
-def start_from(model: TADiSR, path: str) -> None:
-    """Take a checkpoint's weights; an adapter's go on being LoRA. Raises CheckpointError for another base or layout."""
+def load_init(model: TADiSR, path: str) -> None:
+    """Load a checkpoint's weights to start from; an adapter's LoRA stays LoRA. Raises CheckpointError for another base or
+    layout.
+    """
     if model.config.lora is None:
         adapter.load_tensors(model, path)
         return
@@ -93,7 +102,7 @@ def start_from(model: TADiSR, path: str) -> None:
 
 
 def build_optimizer(config: FitConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW on what is trained. Raises ConfigError where its 8-bit form is asked for and bitsandbytes is missing."""
+    """Build AdamW over the trained parameters. Raises ConfigError if the 8-bit variant is asked for without bitsandbytes."""
     trained = [p for p in model.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)

@@ -16,7 +16,7 @@ from tadisr.model import TADiSR
 from ..config import ValidateConfig
 from ..data.triplets import SMALL_TEXT, HeldOut, Sample
 from ..psnr import compute_psnr
-from .panel import iou
+from .panel import mask_iou
 
 BEST = {"psnr": "psnr", "ocr_a": "ocr_a", "ocr_a_small": "small"}  # score -> NAME of best-NAME.safetensors
 
@@ -68,19 +68,19 @@ class Validation:
         enlarged = sample["upscaled"][None]
         row = {"psnr": compute_psnr(image, hr, peak=1), "psnr_bicubic": compute_psnr(enlarged, hr, peak=1)}
         if mask is not None and sample["mask"].any():
-            row["mask_iou"] = iou(mask, sample["mask"][None])
+            row["mask_iou"] = mask_iou(mask, sample["mask"][None])
         if self.reader is not None:
             if index not in self.lines:
                 self.lines[index] = ocr.reference(hr, self.reader, minimum=self.minimum)
             pairs = ocr.reread(self.lines[index], image, self.reader)
-            small = [pair for pair in pairs if line_height(pair.before) < SMALL_TEXT]
+            small = [pair for pair in pairs if measure_line_height(pair.before) < SMALL_TEXT]
             scores = {"ocr_a": ocr.score(pairs), "ocr_a_small": ocr.score(small)}
             row |= {name: score.ocr_a for name, score in scores.items() if score is not None}
         return row
 
 
-def line_height(line: ocr.Line) -> float:
-    """The shorter side of a line's box in LR pixels."""
+def measure_line_height(line: ocr.Line) -> float:
+    """Return the shorter side of a line's box in LR pixels."""
     return float(np.linalg.norm(line.box - np.roll(line.box, -1, 0), axis=1).min()) / SCALE
 
 
@@ -97,8 +97,8 @@ class Best:
     def __init__(self, scores: dict[str, float] | None = None) -> None:
         self.scores = dict(scores or {})
 
-    def better(self, scores: dict[str, float]) -> list[str]:
-        """Remember the scores of BEST that are better than before; the names of their files."""
+    def update_best(self, scores: dict[str, float]) -> list[str]:
+        """Keep the scores that are better than before, and return the names of their files."""
         names = [name for name in BEST if name in scores and scores[name] > self.scores.get(name, float("-inf"))]
         self.scores |= {name: scores[name] for name in names}
         return [BEST[name] for name in names]

@@ -3,9 +3,9 @@
 from ..config import LossConfig
 from .objective import (
     Objective,
-    dice,
-    focal,
-    grid,
+    dice_loss,
+    focal_loss,
+    grid_loss,
     lpips_backbone_file,
     lpips_distance,
     make_lpips,
@@ -15,9 +15,9 @@ from .objective import (
 __all__ = [
     "LossConfig",
     "Objective",
-    "dice",
-    "focal",
-    "grid",
+    "dice_loss",
+    "focal_loss",
+    "grid_loss",
     "lpips_backbone_file",
     "lpips_distance",
     "make_lpips",

@@ -18,7 +18,9 @@ from ..config import LossConfig
 
 
 def balanced_mse(image: Tensor, target: Tensor, upscaled: Tensor | None, balance: float) -> Tensor:
-    """Mean squared error, each image's weighed by `balance / (balance + MSE of its upscaled input)`; 0: plain."""
+    """Compute the mean squared error, each image weighted by `balance / (balance + MSE of its upscaled input)`; 0:
+    unweighted.
+    """
     if not balance or upscaled is None:
         return F.mse_loss(image, target)
     weight = balance / (balance + (upscaled - target).square().mean((1, 2, 3)))
@@ -26,7 +28,7 @@ def balanced_mse(image: Tensor, target: Tensor, upscaled: Tensor | None, balance
 
 
 def certainty_loss(image: Tensor, target: Tensor, log_variance: Tensor) -> Tensor:
-    """Negative log likelihood of the image's error under a Gaussian of the predicted variance, up to a constant.
+    """Compute the negative log-likelihood of the image's error under a Gaussian of the predicted variance, up to a constant.
 
     The error is the mean over colours and 5 x 5 pixels; no gradient reaches the image.
     """
@@ -48,8 +50,11 @@ def modified_focal(image: Tensor, target: Tensor, mask: Tensor | None, target_ma
     return (wrong.pow(gamma).unsqueeze(2) * edges.square()).mean()
 
 
-def grid(image: Tensor, target: Tensor) -> Tensor:
-    """What is wrong alike in every LR pixel: the squared mean error of each of its places, less that of all of them.
+def grid_loss(image: Tensor, target: Tensor) -> Tensor:
+    """Penalize an error that repeats in every LR pixel: the squared mean error of each position in it, less the overall mean.
+
+    (B, C, H, W) with sides that SCALE divides -> scalar. Such a pattern is visible on flat areas long before it weighs in the
+    MSE.
 
     (B, C, H, W) with sides that SCALE divides -> scalar. On flat ground such a pattern is seen long before the MSE
     feels it.
@@ -58,8 +63,8 @@ def grid(image: Tensor, target: Tensor) -> Tensor:
     return (places - places.mean(-1, keepdim=True)).square().mean()
 
 
-def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Lin et al.'s focal loss on logits, for targets in [0, 1]. Any shape -> scalar."""
+def focal_loss(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Compute the focal loss (Lin et al., 2017) on logits, for targets in [0, 1]. Any shape -> scalar."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     probability = logits.sigmoid()
     wrong = probability * (1 - target) + (1 - probability) * target
@@ -67,15 +72,15 @@ def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
     return (balance * wrong.pow(gamma) * cross_entropy).mean()
 
 
-def dice(probability: Tensor, target: Tensor) -> Tensor:
-    """1 - 2|s s'| / (|s| + |s'|), one value a picture, smoothed by one pixel. (B, 1, H, W) -> scalar."""
+def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
+    """Compute 1 - 2|s s'| / (|s| + |s'|) per image, smoothed by one pixel, and average it. (B, 1, H, W) -> scalar."""
     overlap = (probability * target).sum((1, 2, 3))
     total = probability.sum((1, 2, 3)) + target.sum((1, 2, 3))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()
 
 
 def lpips_backbone_file(net: str) -> Path:
-    """Where torchvision keeps the ImageNet weights that LPIPS stands on."""
+    """Return the path at which torchvision keeps the ImageNet weights of LPIPS's backbone."""
     import torchvision
 
     weights = {
@@ -86,7 +91,7 @@ def lpips_backbone_file(net: str) -> Path:
 
 
 def make_lpips(net: str, *, random_backbone: bool = False) -> nn.Module:
-    """LPIPS on pictures in [-1, 1], frozen. Raises ConfigError where its backbone is not on disk: nothing downloads."""
+    """Build a frozen LPIPS for images in [-1, 1]. Raises ConfigError if its backbone is not on disk: nothing is downloaded."""
     try:
         import lpips
     except ImportError as error:
@@ -147,7 +152,7 @@ class Objective(nn.Module):
         if c.mf:
             terms["mf"] = c.mf * modified_focal(image, target, mask, target_mask, c.gamma)
         if c.grid:
-            terms["grid"] = c.grid * grid(image, target)
+            terms["grid"] = c.grid * grid_loss(image, target)
         if self.ocr is not None:
             terms["ocr"] = c.ocr * self.ocr(image, target, target_mask)
         if log_variance is not None and c.certainty:
@@ -159,18 +164,18 @@ class Objective(nn.Module):
             if not len(logits):
                 terms["seg_none"] = logits.sum()  # zero, with a gradient for every process of a distributed run
             else:
-                terms |= self.segmentation(logits, mask, target_mask)
+                terms |= self.segmentation_terms(logits, mask, target_mask)
         terms["total"] = torch.stack(list(terms.values())).sum()
         return terms
 
-    def segmentation(self, logits: Tensor, mask: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
+    def segmentation_terms(self, logits: Tensor, mask: Tensor, target_mask: Tensor) -> dict[str, Tensor]:
         """Compute the terms of l_seg, Eq. 9. All (B, 1, H, W)."""
         c = self.config
         terms: dict[str, Tensor] = {}
         if c.seg_mse:
             terms["seg_mse"] = c.seg * c.seg_mse * F.mse_loss(mask, target_mask)
         if c.focal:
-            terms["focal"] = c.seg * c.focal * focal(logits, target_mask, c.focal_alpha, c.focal_gamma)
+            terms["focal"] = c.seg * c.focal * focal_loss(logits, target_mask, c.focal_alpha, c.focal_gamma)
         if c.dice:
-            terms["dice"] = c.seg * c.dice * dice(mask, target_mask)
+            terms["dice"] = c.seg * c.dice * dice_loss(mask, target_mask)
         return terms

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tadisr.errors import ConfigError
 
-from .onnx_graph import OnnxGraph, input_of
+from .onnx_graph import OnnxGraph, find_input
 
 HEIGHT = 48  # of a line, as PP-OCR takes it
 WIDEST = 640  # pixels; a longer line is cut
@@ -49,10 +49,12 @@ class OCRLoss(nn.Module):
     ) -> None:
         super().__init__()
         last, self.distance = {
-            "features": ("MatMul", F.mse_loss), "reading": ("Softmax", divergence), "hellinger": ("Softmax", hellinger)
-        }[kind]  # fmt: skip
-        files = [Path(model) for model in models] or [rapidocr_recognizer()]
-        self.recognizers = nn.ModuleList(OnnxGraph(path, output=input_of(path, last, 0)) for path in files)
+            "features": ("MatMul", F.mse_loss),
+            "reading": ("Softmax", kl_divergence),
+            "hellinger": ("Softmax", hellinger_distance),
+        }[kind]
+        files = [Path(model) for model in models] or [find_recognizer()]
+        self.recognizers = nn.ModuleList(OnnxGraph(path, output=find_input(path, last, 0)) for path in files)
         self.recognizers.requires_grad_(False).eval()
         self.kind, self.lines = kind, lines
 
@@ -62,43 +64,51 @@ class OCRLoss(nn.Module):
         Its gradient reaches the glyphs and NEAR pixels around them only, and both pictures are read through one random
         blur: else the network learns patterns of the ground, and of single pixels, that please its reader and no eye.
         """
-        cuts = [(i, window) for i in range(len(image)) for window in some(find_lines(mask[i, 0]), self.lines)]
+        cuts = [(i, window) for i in range(len(image)) for window in pick_random(find_lines(mask[i, 0]), self.lines)]
         if not cuts:
             return image.sum() * 0
-        recognizer = some(list(self.recognizers), 1)[0]
+        recognizer = pick_random(list(self.recognizers), 1)[0]
         near = F.max_pool2d((mask > 0.5).to(image.dtype), 2 * NEAR + 1, 1, NEAR)
         image = image * near + image.detach() * (1 - near)
         sigma = SOFTEST * torch.rand(()).item()
-        ours = read(recognizer, [soften(cut(image[i : i + 1], window), sigma) for i, window in cuts])
+        ours = read_lines(recognizer, [blur_line(crop_line(image[i : i + 1], window), sigma) for i, window in cuts])
         with torch.no_grad():
-            theirs = read(recognizer, [soften(cut(target[i : i + 1], window), sigma) for i, window in cuts])
+            theirs = read_lines(
+                recognizer, [blur_line(crop_line(target[i : i + 1], window), sigma) for i, window in cuts]
+            )
         return torch.stack([self.distance(a, b) for a, b in zip(ours, theirs, strict=True)]).mean()
 
 
-def some(items: list[T], count: int) -> list[T]:
-    """At most so many of them, at random, by torch's generator."""
+def pick_random(items: list[T], count: int) -> list[T]:
+    """Pick at most `count` items at random with torch's generator."""
     return items if len(items) <= count else [items[i] for i in torch.randperm(len(items))[:count].tolist()]
 
 
-def read(recognizer: nn.Module, lines: list[Tensor]) -> list[Tensor]:
-    """Lines (1, 3, 48, w) in [0, 1], RGB -> for each (steps, channels). One by one: in a batch they would see its padding."""
+def read_lines(recognizer: nn.Module, lines: list[Tensor]) -> list[Tensor]:
+    """Run the recognizer on lines (1, 3, 48, w) RGB in [0, 1] -> (steps, channels) each. Not batched: padding would change a
+    line's reading.
+    """
     with torch.autocast(lines[0].device.type, enabled=False):
         return [recognizer(line.float().flip(1) * 2 - 1)[0] for line in lines]  # PP-OCR reads BGR in [-1, 1]
 
 
-def divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """KL(target || logits) of (steps, characters), mean over the steps."""
+def kl_divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Compute KL(target || logits) of (steps, characters), averaged over the steps."""
     return F.kl_div(logits.log_softmax(-1), target.log_softmax(-1), log_target=True, reduction="batchmean")
 
 
-def hellinger(logits: Tensor, target: Tensor) -> Tensor:
-    """Squared Hellinger distance, sum((sqrt(p) - sqrt(q))^2) / 2, of (steps, characters), mean over the steps, in [0, 1]."""
+def hellinger_distance(logits: Tensor, target: Tensor) -> Tensor:
+    """Compute the squared Hellinger distance, sum((sqrt(p) - sqrt(q))^2) / 2, of (steps, characters), averaged over the steps,
+    in [0, 1].
+    """
     roots = [(one.log_softmax(-1) / 2).exp() for one in (logits, target)]
     return (roots[0] - roots[1]).square().sum(-1).mean() / 2
 
 
 def find_lines(mask: Tensor, *, smallest: int = 16) -> list[Window]:
-    """The lines of a text mask (H, W), largest first: its glyphs grown sideways until they touch, boxes wider than high.
+    """Find the lines in a text mask (H, W), largest first: glyphs dilated sideways until they touch, boxes wider than high.
+
+    Lines under `smallest` pixels are left out: text of four LR pixels and less cannot be read.
 
     Lines below `smallest` pixels are left out: four LR pixels and less cannot be read, only invented.
     """
@@ -120,8 +130,8 @@ def find_lines(mask: Tensor, *, smallest: int = 16) -> list[Window]:
     return windows
 
 
-def cut(image: Tensor, window: Window) -> Tensor:
-    """The window of (1, 3, H, W), scaled to the recogniser's height; its width to a multiple of 8, at least 48."""
+def crop_line(image: Tensor, window: Window) -> Tensor:
+    """Crop a window of (1, 3, H, W) and scale it to the recognizer's height; the width becomes a multiple of 8, at least 48."""
     top, bottom, left, right = window
     width = round((right - left) * HEIGHT / (bottom - top) / 8) * 8
     line = image[:, :, top:bottom, left:right].float()
@@ -129,14 +139,14 @@ def cut(image: Tensor, window: Window) -> Tensor:
     return F.interpolate(line, size, mode="bicubic", align_corners=False, antialias=True)
 
 
-def soften(line: Tensor, sigma: float) -> Tensor:
-    """A line (1, 3, H, W) under a Gaussian blur."""
+def blur_line(line: Tensor, sigma: float) -> Tensor:
+    """Blur a line (1, 3, H, W) with a Gaussian."""
     sigma = max(sigma, 0.05)  # which is none
     return kornia.filters.gaussian_blur2d(line, (7, 7), (sigma, sigma))
 
 
-def rapidocr_recognizer() -> Path:
-    """PP-OCR's recogniser in rapidocr's wheel. Raises ConfigError where there is none."""
+def find_recognizer() -> Path:
+    """Find PP-OCR's recognizer in rapidocr's wheel. Raises ConfigError if there is none."""
     spec = importlib.util.find_spec("rapidocr")
     folder = Path(spec.origin).parent / "models" if spec and spec.origin else None
     found = sorted(folder.glob("*_rec_*.onnx")) if folder else []

@@ -36,18 +36,18 @@ def _pair_pads(x: Tensor, a: Attributes, value: float = 0.0) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value) if any((top, left, bottom, right)) else x
 
 
-def conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def run_conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x = _pair_pads(x, a)
     return F.conv2d(x, weight, bias, a.get("strides", 1), 0, a.get("dilations", 1), a.get("group", 1))
 
 
-def max_pool(a: Attributes, x: Tensor) -> Tensor:
+def run_max_pool(a: Attributes, x: Tensor) -> Tensor:
     return F.max_pool2d(
         _pair_pads(x, a, float("-inf")), a["kernel_shape"], a.get("strides", 1), ceil_mode=bool(a.get("ceil_mode"))
     )
 
 
-def average_pool(a: Attributes, x: Tensor) -> Tensor:
+def run_average_pool(a: Attributes, x: Tensor) -> Tensor:
     top, left, bottom, right = a.get("pads", [0, 0, 0, 0])
     if (top, left) != (bottom, right):
         raise CheckpointError("AveragePool with uneven pads is not known here.")
@@ -61,14 +61,16 @@ def average_pool(a: Attributes, x: Tensor) -> Tensor:
     )
 
 
-def batch_norm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """By hand: F.batch_norm's gradient is wrong on a CPU (PyTorch 2.13) where the gradient it gets lies channels-last."""
+def run_batch_norm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Normalize by the stored statistics, written out: F.batch_norm's gradient is wrong on a CPU (PyTorch 2.13) if the incoming
+    gradient is channels-last.
+    """
     scale = weight * (variance + a.get("epsilon", 1e-5)).rsqrt()
     shape = (1, -1, *(1,) * (x.ndim - 2))
     return x * scale.view(shape) + (bias - mean * scale).view(shape)
 
 
-def slice_(
+def run_slice(
     a: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
 ) -> Tensor:
     count = len(starts)
@@ -80,58 +82,58 @@ def slice_(
     return x[tuple(window)]
 
 
-def reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
+def run_reshape(a: Attributes, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])
 
 
-def reduce_mean(a: Attributes, x: Tensor) -> Tensor:
+def run_reduce_mean(a: Attributes, x: Tensor) -> Tensor:
     return x.mean(a.get("axes", list(range(x.ndim))), keepdim=bool(a.get("keepdims", 1)))
 
 
-def squeeze(a: Attributes, x: Tensor) -> Tensor:
+def run_squeeze(a: Attributes, x: Tensor) -> Tensor:
     return x.squeeze(a["axes"]) if "axes" in a else x.squeeze()
 
 
-def unsqueeze(a: Attributes, x: Tensor) -> Tensor:
+def run_unsqueeze(a: Attributes, x: Tensor) -> Tensor:
     for axis in sorted(a["axes"]):
         x = x.unsqueeze(axis)
     return x
 
 
-def cast(a: Attributes, x: Tensor) -> Tensor:
+def run_cast(a: Attributes, x: Tensor) -> Tensor:
     kind = _onnx().helper.tensor_dtype_to_np_dtype(a["to"])
     return x.to(torch.from_numpy(np.zeros(0, kind)).dtype)
 
 
 OPERATIONS: dict[str, Operation] = {
     "Add": lambda a, x, y: x + y,
-    "AveragePool": average_pool,
-    "BatchNormalization": batch_norm,
-    "Cast": cast,
+    "AveragePool": run_average_pool,
+    "BatchNormalization": run_batch_norm,
+    "Cast": run_cast,
     "Clip": lambda a, x, low=None, high=None: x.clamp(*(None if v is None else float(v) for v in (low, high))),
     "Concat": lambda a, *x: torch.cat(x, a["axis"]),
-    "Conv": conv,
+    "Conv": run_conv,
     "Div": lambda a, x, y: x / y,
     "Erf": lambda a, x: x.erf(),
     "GlobalAveragePool": lambda a, x: x.mean((2, 3), keepdim=True),
     "HardSigmoid": lambda a, x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "Identity": lambda a, x: x,
     "MatMul": lambda a, x, y: x @ y,
-    "MaxPool": max_pool,
+    "MaxPool": run_max_pool,
     "Mul": lambda a, x, y: x * y,
     "Pow": lambda a, x, y: x.pow(y),
-    "ReduceMean": reduce_mean,
+    "ReduceMean": run_reduce_mean,
     "Relu": lambda a, x: x.relu(),
-    "Reshape": reshape,
+    "Reshape": run_reshape,
     "Shape": lambda a, x: torch.tensor(x.shape, dtype=torch.int64),
     "Sigmoid": lambda a, x: x.sigmoid(),
-    "Slice": slice_,
+    "Slice": run_slice,
     "Softmax": lambda a, x: x.softmax(a.get("axis", -1)),
     "Sqrt": lambda a, x: x.sqrt(),
-    "Squeeze": squeeze,
+    "Squeeze": run_squeeze,
     "Sub": lambda a, x, y: x - y,
     "Transpose": lambda a, x: x.permute(a["perm"]),
-    "Unsqueeze": unsqueeze,
+    "Unsqueeze": run_unsqueeze,
 }
 
 
@@ -183,8 +185,8 @@ class OnnxGraph(nn.Module):
         return result
 
 
-def input_of(path: str | Path, kind: str, place: int) -> str:
-    """The name of what enters the graph's last operation of a kind, counted from the end (0: the last)."""
+def find_input(path: str | Path, kind: str, place: int) -> str:
+    """Return the name of the tensor that enters the graph's last operation of a kind, counted from the end (0: the last)."""
     nodes = [node for node in _onnx().load(str(path)).graph.node if node.op_type == kind]
     return nodes[-1 - place].input[0]
 

@@ -10,19 +10,22 @@ from pathlib import Path
 
 from tadisr.errors import CheckpointError
 
-from .segmenter import Mask, Picture, Segmenter, to_bytes
+from .segmenter import Mask, Picture, Segmenter, quantize_mask
 
-__all__ = ["Mask", "Picture", "Segmenter", "open_segmenter", "to_bytes"]
+__all__ = ["Mask", "Picture", "Segmenter", "open_segmenter", "quantize_mask"]
 
 
 def open_segmenter(
     spec: str | Path, *, device: str = "cpu", sam: str | Path | None = None, precision: str = "fp32", batch: int = 1
 ) -> Segmenter:
-    """spec: `compact`, the model that ships with the pack; a `.pth` of Hi-SAM's (sam: SAM's own file, for the image
-    encoder); a `.safetensors`, of `segmenter fit` or any model of this project with a text decoder.
+    """Open a text segmenter. spec: `compact`, the model that ships with the pack; a `.pth` of Hi-SAM's (sam: SAM's own
+    file, for the image encoder); a `.safetensors` of `segmenter fit`, or any model of this project with a text decoder.
 
-    precision: fp32, fp16 or bf16, for SAM-TS on a GPU. batch: pictures or windows that SAM-TS takes at once.
-    Raises CheckpointError, ConfigError.
+    precision: fp32, fp16 or bf16, for SAM-TS on a GPU. batch: images or windows that SAM-TS takes at once. Raises
+    CheckpointError, ConfigError.
+
+    precision: fp32, fp16 or bf16, for SAM-TS on a GPU. batch: pictures or windows that SAM-TS takes at once. Raises
+    CheckpointError, ConfigError.
     """
     from .run import OwnSegmenter, SamTSSegmenter
     from .sam_ts.checkpoint import is_own

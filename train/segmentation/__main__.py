@@ -57,13 +57,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_fit(arguments: argparse.Namespace) -> int:
-    from .fit import fit, read
+    from .fit import read_config, train_segmenter
 
-    print(fit(read(arguments.config, arguments.overrides)))
+    print(train_segmenter(read_config(arguments.config, arguments.overrides)))
     return 0
 
 
-def opened(arguments: argparse.Namespace) -> tuple[Segmenter, Source]:
+def open_inputs(arguments: argparse.Namespace) -> tuple[Segmenter, Source]:
+    """Open the segmenter and the source that the arguments name."""
     options: dict[str, Any] = {}
     for option in arguments.option:
         options |= parse_override(option)
@@ -79,16 +80,16 @@ def opened(arguments: argparse.Namespace) -> tuple[Segmenter, Source]:
 
 
 def run_infer(arguments: argparse.Namespace) -> int:
-    from .infer import infer
+    from .infer import write_masks
 
-    segmenter, source = opened(arguments)
-    counts = infer(
+    segmenter, source = open_inputs(arguments)
+    counts = write_masks(
         segmenter,
         source,
         arguments.out,
         batch=arguments.batch,
         threshold=None if arguments.soft else arguments.threshold,
-        part=part(arguments.part),
+        part=parse_part(arguments.part),
         limit=arguments.limit,
     )
     print(json.dumps(counts))
@@ -97,22 +98,22 @@ def run_infer(arguments: argparse.Namespace) -> int:
 
 def run_score(arguments: argparse.Namespace) -> int:
     from .run import OwnSegmenter
-    from .score import score
+    from .score import score_segmenter
 
-    segmenter, source = opened(arguments)
+    segmenter, source = open_inputs(arguments)
     if arguments.across is not None:
         if not isinstance(segmenter, OwnSegmenter):
             raise ConfigError(
                 f"--across is for a model of this project; {segmenter.name} scales pictures in its own way."
             )
         segmenter.across = arguments.across
-    scores = score(segmenter, [source], arguments.limit, threshold=arguments.threshold)
+    scores = score_segmenter(segmenter, [source], arguments.limit, threshold=arguments.threshold)
     print(json.dumps({name: round(value, 4) for name, value in scores.items()}))
     return 0
 
 
-def part(text: str) -> tuple[int, int]:
-    """`1/4` -> (1, 4). Raises ConfigError."""
+def parse_part(text: str) -> tuple[int, int]:
+    """Parse `1/4` into (1, 4). Raises ConfigError."""
     first, _, count = text.partition("/")
     if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
         raise ConfigError(f"--part is {text}, expected I/N with I from 0 to N - 1, for instance 0/4.")

@@ -29,13 +29,13 @@ from tadisr.atomic_write import write_atomic
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.validation import build
 
-from ..config import Loader, merge, parse_override
+from ..config import Loader, merge_tables, parse_override
 from ..data.sources import Source, SourceError, open_source
-from ..losses import dice, focal
+from ..losses import dice_loss, focal_loss
 from .run import SamTSSegmenter
 from .sam_ts import checkpoint
 from .sam_ts.network import MEAN, VARIANTS, Prediction, SamTS, SamTSConfig
-from .score import score
+from .score import score_segmenter
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +70,14 @@ class FitConfig:
     validation_limit: int = 100
 
 
-def read(path: str | Path, overrides: list[str] | None = None) -> FitConfig:
-    """A YAML file with `key=value` over it. Raises ConfigError."""
+def read_config(path: str | Path, overrides: list[str] | None = None) -> FitConfig:
+    """Read a YAML file and apply `key=value` overrides. Raises ConfigError."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"There is no config {path}.")
     table = yaml.load(path.read_text(), Loader)
     for override in overrides or []:
-        table = merge(table, parse_override(override))
+        table = merge_tables(table, parse_override(override))
     return build(FitConfig, table, path.name)
 
 
@@ -135,19 +135,21 @@ class Squares(Dataset[dict[str, Tensor]]):
 # ---- the objective --------------------------------------------------------------------------------------------------
 
 
-def objective(found: Prediction, mask: Tensor, config: FitConfig) -> dict[str, Tensor]:
-    """20 focal + dice + (expected IoU - IoU)^2 of the low and of the high mask; mask (B, 1, S, S). `total` is the sum."""
+def compute_loss(found: Prediction, mask: Tensor, config: FitConfig) -> dict[str, Tensor]:
+    """Compute 20 focal + dice + (predicted IoU - IoU)^2 for the low- and the high-resolution mask. mask (B, 1, S, S);
+    `total` is the sum.
+    """
     terms: dict[str, Tensor] = {}
     low = F.interpolate(found.low.float(), mask.shape[-2:], mode="bilinear", align_corners=False)
     for name, logits, expected in (("low", low, found.low_iou), ("high", found.high.float(), found.high_iou)):
-        terms[f"{name}_focal"] = config.focal * focal(logits, mask, 0.25, 2.0)
-        terms[f"{name}_dice"] = config.dice * dice(logits.sigmoid(), mask)
-        terms[f"{name}_iou"] = config.iou * F.mse_loss(expected.float(), overlap(logits > 0, mask > 0.5))
+        terms[f"{name}_focal"] = config.focal * focal_loss(logits, mask, 0.25, 2.0)
+        terms[f"{name}_dice"] = config.dice * dice_loss(logits.sigmoid(), mask)
+        terms[f"{name}_iou"] = config.iou * F.mse_loss(expected.float(), compute_iou(logits > 0, mask > 0.5))
     return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
 
-def overlap(found: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of boolean masks (B, 1, H, W) -> (B, 1)."""
+def compute_iou(found: Tensor, truth: Tensor) -> Tensor:
+    """Compute the intersection over union of boolean masks (B, 1, H, W) -> (B, 1)."""
     both, either = (found & truth).flatten(1).sum(1), (found | truth).flatten(1).sum(1)
     return (both / either.clamp_min(1))[:, None]
 
@@ -155,25 +157,28 @@ def overlap(found: Tensor, truth: Tensor) -> Tensor:
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
-def start(config: FitConfig) -> SamTS:
+def build_start(config: FitConfig) -> SamTS:
+    """Build SAM-TS from SAM's weights, or load the segmenter to continue from."""
     shape = VARIANTS.get(config.model) if isinstance(config.model, str) else config.model
     if isinstance(config.model, str) and shape is None:
         raise ConfigError(f"There is no SAM-TS {config.model!r}; known are {', '.join(VARIANTS)}.")
     if config.init is not None:
-        return checkpoint.load(config.init, sam=config.sam, config=shape)
+        return checkpoint.load_sam_ts(config.init, sam=config.sam, config=shape)
     if config.sam is None:
         raise ConfigError("Training starts from SAM's weights (sam: sam_vit_*.pth) or a SAM-TS (init): name one.")
     return checkpoint.from_sam(config.sam, config=shape)
 
 
-def learned(model: SamTS) -> dict[str, Tensor]:
+def trained_parameters(model: SamTS) -> dict[str, Tensor]:
+    """Return the parameters that are trained, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def save_state(path: Path, step: int, model: SamTS, optimizer: torch.optim.Optimizer) -> None:
+    """Save step, trained parameters and optimizer, whole or not at all."""
     state = {
         "step": step,
-        "learned": {name: p.detach() for name, p in learned(model).items()},
+        "learned": {name: p.detach() for name, p in trained_parameters(model).items()},
         "optimizer": optimizer.state_dict(),
         "torch_rng": torch.get_rng_state(),
     }
@@ -181,12 +186,12 @@ def save_state(path: Path, step: int, model: SamTS, optimizer: torch.optim.Optim
 
 
 def load_state(path: Path, model: SamTS, optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on from; 0 where there is nothing."""
+    """Load the newest state and return its step; 0 if there is none."""
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
     with torch.no_grad():
-        for name, parameter in learned(model).items():
+        for name, parameter in trained_parameters(model).items():
             parameter.copy_(state["learned"][name])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["torch_rng"])
@@ -202,20 +207,21 @@ class Log:
         path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= step))
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one JSON object with the step."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
 
 
-def fit(config: FitConfig) -> Path:
-    """Run (or go on with) the training that `config` describes; the segmenter it wrote."""
+def train_segmenter(config: FitConfig) -> Path:
+    """Run or resume the training that `config` describes, and return the segmenter's file."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # SAM's three other masks
     accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
-    model = start(config).train()
+    model = build_start(config).train()
     model.learn_text_only()
-    optimizer = torch.optim.AdamW(learned(model).values(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=config.lr, weight_decay=config.weight_decay)
     step = load_state(out / "last" / "state.pt", model, optimizer)
     squares = Squares([open_source(**table) for table in config.sources], config, model.config.image)
     judged = [open_source(**table) for table in config.validation]
@@ -238,13 +244,13 @@ def fit(config: FitConfig) -> Path:
             group["lr"] = config.lr * (1 if step < config.drop_at * steps else 0.1)
         with accelerator.autocast():
             found = wrapped(model.prepare(batch["image"]))
-        terms = objective(found, batch["mask"], config)
+        terms = compute_loss(found, batch["mask"], config)
         if not torch.isfinite(terms["total"]):
             raise TADiSRError(
                 f"The loss is {terms['total'].item()} at step {step}; {out}/last holds the last good state."
             )
         accelerator.backward(terms["total"])
-        accelerator.clip_grad_norm_(learned(model).values(), config.clip)
+        accelerator.clip_grad_norm_(trained_parameters(model).values(), config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
@@ -257,19 +263,19 @@ def fit(config: FitConfig) -> Path:
         if judged and (due or step % config.validate_every == 0):
             model.eval()
             running = SamTSSegmenter(Path("in training"), model=model, device=str(accelerator.device))
-            scores = score(running, judged, config.validation_limit)
+            scores = score_segmenter(running, judged, config.validation_limit)
             model.train()
             journal.write(step, scores)
             log.info("step %d: %s", step, json.dumps(scores))
         if due or step % config.checkpoint_every == 0:
-            checkpoint.save(model, out / "model.safetensors", training=record(config, step))
+            checkpoint.save_sam_ts(model, out / "model.safetensors", training=training_record(config, step))
             save_state(out / "last" / "state.pt", step, model, optimizer)
     bar.close()
     return out / "model.safetensors"
 
 
-def record(config: FitConfig, step: int) -> dict[str, Any]:
-    """What the segmenter's header says of its training."""
+def training_record(config: FitConfig, step: int) -> dict[str, Any]:
+    """Return what the segmenter's header records of its training."""
     table = dataclasses.asdict(config)
     kept = ("epochs", "batch", "lr", "seed", "sam", "init")
     kinds = [{k: v for k, v in source.items() if k != "path"} for source in config.sources]

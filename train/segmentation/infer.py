@@ -16,18 +16,18 @@ from tadisr.errors import ConfigError
 
 from ..data.sources import Item, Source, SourceError
 from ..data.sources.files import PICTURES
-from .segmenter import Segmenter, to_bytes
+from .segmenter import Segmenter, quantize_mask
 
 log = logging.getLogger(__name__)
 
 
 def mask_path(out: Path, key: str) -> Path:
-    """`out/mask/KEY.png`, a picture's suffix replaced."""
+    """Return `out/mask/KEY.png`, with the image's suffix replaced."""
     name = PurePosixPath(key)
     return out / "mask" / f"{name.with_suffix('') if name.suffix.lower() in PICTURES else name}.png"
 
 
-def infer(
+def write_masks(
     segmenter: Segmenter,
     source: Source,
     out: Path,
@@ -43,14 +43,14 @@ def infer(
     `broken-I.jsonl` with the reason and not tried again. Returns how many were written, skipped, broken. Raises
     ConfigError where `out` holds masks of another segmenter.
     """
-    sign(out, segmenter, source, threshold)
+    check_origin(out, segmenter, source, threshold)
     quarantine = out / f"broken-{part[0]}.jsonl"
     broken = {json.loads(line)["key"] for line in quarantine.read_text().splitlines()} if quarantine.exists() else set()
     indices = range(part[0], len(source) if limit is None else min(limit, len(source)), part[1])
     todo = [i for i in indices if source.key(i) not in broken and not mask_path(out, source.key(i)).exists()]
     counts = {"written": 0, "skipped": len(indices) - len(todo), "broken": 0}
     with tqdm(total=len(indices), initial=counts["skipped"], desc=source.name, mininterval=2) as bar:
-        for group in ahead(source, todo, batch):
+        for group in load_ahead(source, todo, batch):
             items = []
             for key, item in group:
                 if isinstance(item, SourceError):
@@ -60,7 +60,7 @@ def infer(
                 else:
                     items.append(item)
             for item, mask in zip(items, segmenter([item.image for item in items]), strict=True):
-                picture = Image.fromarray(to_bytes(mask, threshold))
+                picture = Image.fromarray(quantize_mask(mask, threshold))
                 path = mask_path(out, item.key)
                 write_atomic(path, lambda temporary, picture=picture: picture.save(temporary, format="PNG"))
                 counts["written"] += 1
@@ -68,8 +68,8 @@ def infer(
     return counts
 
 
-def sign(out: Path, segmenter: Segmenter, source: Source, threshold: float | None) -> None:
-    """Note in `out` what makes its masks, or check that it was the same before. Raises ConfigError."""
+def check_origin(out: Path, segmenter: Segmenter, source: Source, threshold: float | None) -> None:
+    """Record in `out` which segmenter and source make its masks, or check that it is the same as before. Raises ConfigError."""
     card = {"segmenter": segmenter.name, "digest": segmenter.digest, "threshold": threshold, "source": source.name}
     path = out / "segmenter.json"
     if not path.exists():
@@ -86,8 +86,8 @@ def sign(out: Path, segmenter: Segmenter, source: Source, threshold: float | Non
 Read = tuple[str, Item | SourceError]
 
 
-def ahead(source: Source, indices: list[int], batch: int) -> Iterator[list[Read]]:
-    """Batches of items, the next one decoded by threads while this one is worked on; an error in place of a broken item."""
+def load_ahead(source: Source, indices: list[int], batch: int) -> Iterator[list[Read]]:
+    """Yield batches of items, the next one decoded by threads while this one is used; an error in place of a broken item."""
 
     def read(index: int) -> Read:
         try:

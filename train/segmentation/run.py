@@ -26,8 +26,8 @@ WINDOW, STRIDE = 512, 384  # of large pictures, as Hi-SAM's authors cut them
 LARGE = 1024  # the longer side from which on a picture is cut
 
 
-def cover(shape: tuple[int, ...], tile: int, overlap: int) -> list[tuple[tuple[slice, slice], Tensor]]:
-    """Windows over a picture (h, w, ...) and their weights, which sum to one at every pixel."""
+def make_windows(shape: tuple[int, ...], tile: int, overlap: int) -> list[tuple[tuple[slice, slice], Tensor]]:
+    """Cover an image (h, w, ...) with windows, and weights that sum to one at every pixel."""
     rows, columns = (
         list(zip(starts(size, tile, overlap), profiles(size, tile, overlap, blend="linear"), strict=True))
         for size in shape[:2]
@@ -54,7 +54,7 @@ class SamTSSegmenter:
     ) -> None:
         self.name = f"SAM-TS {path.name}"
         self.digest = hash_file(path) if path.is_file() else ""
-        self.model = (model or checkpoint.load(path, sam=sam)).to(device).eval().requires_grad_(False)
+        self.model = (model or checkpoint.load_sam_ts(path, sam=sam)).to(device).eval().requires_grad_(False)
         self.device, self.batch = torch.device(device), max(1, batch)
         self.dtype = DTYPES[precision]
 
@@ -66,7 +66,7 @@ class SamTSSegmenter:
         jobs = [
             (number, where, weight)
             for number, image in enumerate(images)
-            for where, weight in cover(
+            for where, weight in make_windows(
                 image.shape, *((max(image.shape), 0) if whole[number] else (window, window - stride))
             )
         ]
@@ -119,8 +119,11 @@ class OwnSegmenter:
         if self.model(blank).mask_logits is None:
             raise CheckpointError(f"{file} has no text decoder: it cannot be a segmenter.")
 
-    def factor(self, height: int, width: int) -> float:
-        """How much a picture is enlarged before it is looked at.
+    def choose_factor(self, height: int, width: int) -> float:
+        """Choose the factor by which an image is enlarged first.
+
+        A line of text, long and low, is brought to `across` pixels (at most four times); any other image is doubled, or left
+        as it is beyond 1024 pixels.
 
         A line of text, long and low, is brought to `across` pixels (at most four times); any other picture is doubled, one
         beyond 1024 pixels stays as it is.
@@ -136,11 +139,11 @@ class OwnSegmenter:
 
     def _one(self, image: Picture) -> Mask:
         height, width = image.shape[:2]
-        factor = self.factor(height, width)
+        factor = self.choose_factor(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
         picture = resize(from_pixels(image), size)
         mask = torch.zeros(1, 1, *size)
-        for (rows, columns), weight in cover(size, TILE, OVERLAP):
+        for (rows, columns), weight in make_windows(size, TILE, OVERLAP):
             _, maps = run_tile(self.model, picture[..., rows, columns], self.device)
             mask[..., rows, columns] += weight * maps[:, :1].cpu()
         return resize(mask, (height, width))[0, 0].numpy()

@@ -9,8 +9,10 @@ from ..data.sources import Source, SourceError
 from .segmenter import Segmenter
 
 
-def score(segmenter: Segmenter, sources: list[Source], limit: int, *, threshold: float = 0.5) -> dict[str, float]:
-    """Foreground IoU and F-score over all pixels of at most `limit` items, evenly spaced. Raises SourceError."""
+def score_segmenter(
+    segmenter: Segmenter, sources: list[Source], limit: int, *, threshold: float = 0.5
+) -> dict[str, float]:
+    """Compute the foreground IoU and F-score over all pixels of at most `limit` items, evenly spaced. Raises SourceError."""
     both = found = truth = 0
     pairs = [(source, i) for source in sources for i in range(len(source))]
     chosen = np.linspace(0, len(pairs) - 1, min(limit, len(pairs))).round().astype(int)

@@ -20,8 +20,8 @@ class Segmenter(Protocol):
         ...
 
 
-def to_bytes(mask: Mask, threshold: float | None = 0.5) -> NDArray[Any]:
-    """A probability as it is stored, (h, w) uint8: 0 or 255 by the threshold, or all shades where it is None."""
+def quantize_mask(mask: Mask, threshold: float | None = 0.5) -> NDArray[Any]:
+    """Convert probabilities (h, w) to uint8: 0 or 255 by the threshold, or all levels if it is None."""
     if threshold is not None:
         return np.where(mask > threshold, 255, 0).astype(np.uint8)
     return (mask.clip(0, 1) * 255).round().astype(np.uint8)

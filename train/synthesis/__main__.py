@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from ..command_errors import one_sentence, stop_signals
+from ..command_errors import catch_stop_signals, report_in_one_sentence
 from ..data.sources import command as sources
 from . import bench, build
 from .realce import prepare
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         arguments.overrides += more  # key=value after an option
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    with one_sentence(), stop_signals(at_once=True):
+    with report_in_one_sentence(), catch_stop_signals(at_once=True):
         return arguments.run(arguments)
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tadisr.errors import ConfigError
 from tadisr.validation import build
 
-from ..config import load_table, merge, parse_override
+from ..config import load_table, merge_tables, parse_override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def read(path: str | Path, overrides: list[str] | None = None) -> SynthesisConfi
     """A YAML file over the one its `inherit` names, then `key.sub=value` overrides. Raises ConfigError."""
     data = load_table(Path(path))
     for override in overrides or []:
-        data = merge(data, parse_override(override))
+        data = merge_tables(data, parse_override(override))
     return from_dict(data, Path(path).name)
 
 

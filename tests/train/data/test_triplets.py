@@ -212,7 +212,7 @@ def test_a_source_of_weight_zero_is_not_opened(tmp_path: Path) -> None:
 def test_shipped_configs_take_real_ce_at_their_crop(name: str, tmp_path: Path) -> None:
     """FTSR of 1024 x 1024 and Real-CE pairs of 1016 x 756 at the crop of 768."""
     ftsr, real = write_sets(tmp_path)
-    config = settings.read(
+    config = settings.read_config(
         Path(settings.__file__).parent / "configs" / f"{name}.yaml",
         [f"data.sources.ftsr.folder={ftsr}", f"data.sources.realce.folder={real}", "data.small_text=1"],
     )

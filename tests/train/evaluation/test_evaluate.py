@@ -20,7 +20,7 @@ from tadisr.checkpoints import adapter
 from tadisr.images import from_pixels, read_image
 from tadisr.inference.tiling import Tiling
 from train.data.pairs import open_pairs
-from train.evaluate import choose_methods, main, parser, read_report
+from train.evaluate import build_parser, choose_methods, main, read_report
 from train.evaluation import markup, methods, metrics, paper, tables
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
@@ -311,7 +311,7 @@ def test_an_lr_file_of_hrs_size_is_fed_as_it_is(tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (30, 45, 3), dtype=np.uint8)).save(tmp_path / part / "0000001.png")
     (pair,) = open_pairs(tmp_path, split="all")
     ours, bicubic = choose_methods(
-        parser().parse_args(["--data", "x", "-o", "x", "--baseline", "bicubic", "--device", "cpu"])
+        build_parser().parse_args(["--data", "x", "-o", "x", "--baseline", "bicubic", "--device", "cpu"])
     )
     assert (bicubic.make(pair).picture == pair.upscaled).all()
     made = ours.make(pair)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from small_training import config
 
 from tadisr.checkpoints import adapter
-from train.fit import fit
+from train.fit import run_training
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
 
@@ -60,7 +60,7 @@ def first_moments(out: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process with the doubled batch."""
-    return fit(config(tmp_path_factory.mktemp("alone") / "run", *ONE_STEP, "batch=2"))
+    return run_training(config(tmp_path_factory.mktemp("alone") / "run", *ONE_STEP, "batch=2"))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
         "panel=1",
         "validate={every: 2, pictures: 1}",
     ]
-    whole = fit(config(tmp_path / "whole", *options, "data.workers=0"))
+    whole = run_training(config(tmp_path / "whole", *options, "data.workers=0"))
     out = tmp_path / "parts"
     command = [sys.executable, "-m", "train.fit", *arguments(out, *options, "data.workers=2")]
     with subprocess.Popen(command, cwd=ROOT, env=ENV, start_new_session=True, stderr=subprocess.DEVNULL) as process:
@@ -128,7 +128,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not (out / "checkpoints" / "0000006").exists()
     (out / "checkpoints" / ".0000004.part").mkdir(exist_ok=True)  # as if it had been writing
-    parts = fit(config(out, *options, "data.workers=0"))
+    parts = run_training(config(out, *options, "data.workers=0"))
 
     def rows(folder: Path, table: str) -> list[list[str]]:
         lines = [line.split(",") for line in (folder / table).read_text().splitlines()]
@@ -146,7 +146,7 @@ def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
 def test_zero_2_has_the_losses_of_a_plain_run(tmp_path: Path) -> None:
     """One process, three steps, then one more from what was saved. Without a GPU accelerate counts one process of two."""
     options = ["data.workers=0", "panel=1", "panel_every=9", "batch=1", "clip=1.0", "ema=0.9", "schedule=constant"]
-    fit(config(tmp_path / "plain", *options, "steps=4", "log_every=1", "warmup=0"))
+    run_training(config(tmp_path / "plain", *options, "steps=4", "log_every=1", "warmup=0"))
     environment = {k: v for k, v in ENV.items() if k != "ACCELERATE_USE_CPU"}  # with it accelerate leaves DeepSpeed out
     environment |= {"DS_ACCELERATOR": "cpu"}
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision=no", "--main_process_port=0"]

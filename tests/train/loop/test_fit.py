@@ -21,17 +21,17 @@ from tadisr.checkpoints.base_model import load_base
 from tadisr.errors import TADiSRError
 from train import config as settings
 from train.config import FitConfig
-from train.fit import fit, main, record
+from train.fit import main, run_training, training_record
 from train.loop.schedule import EMA, Watch, learning_rate
 from train.loop.setup import build_model, build_optimizer
-from train.memory import need
+from train.memory import estimate_memory
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
 
 
 def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     """Four steps at once, and two, a stop, two more with another number of workers: the same weights and log."""
-    whole = fit(config(tmp_path / "whole", "steps=4"))
+    whole = run_training(config(tmp_path / "whole", "steps=4"))
     stopped = config(tmp_path / "parts", "steps=4", "data.workers=0")
 
     class Stop(Exception):
@@ -45,8 +45,8 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
             return learning_rate(given, step)
 
         patch.setattr("train.fit.learning_rate", stop_at_three)
-        fit(stopped)
-    parts = fit(stopped)
+        run_training(stopped)
+    parts = run_training(stopped)
     one, other = load_file(whole / "model.safetensors"), load_file(parts / "model.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
@@ -61,19 +61,19 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_loads_and_says_how_it_was_made(tmp_path: Path) -> None:
-    out = fit(config(tmp_path / "run", "steps=2", "ema=0"))
+    out = run_training(config(tmp_path / "run", "steps=2", "ema=0"))
     header = adapter.read_header(out / "model.safetensors")
     assert header.training["steps"] == 2 and header.training["seed"] == 0
     assert header.training["data"]["crop"] == 64 and header.training["loss"]["lpips"] == "off"
     assert tadisr.upscale(tadisr.load(out / "model.safetensors"), torch.rand(1, 3, 9, 9)).image.shape == (1, 3, 36, 36)
-    again = fit(config(tmp_path / "second", "steps=1", f"init={out / 'model.safetensors'}", "lr=0"))
+    again = run_training(config(tmp_path / "second", "steps=1", f"init={out / 'model.safetensors'}", "lr=0"))
     assert adapter.read_header(again / "model.safetensors").training["init"]["steps"] == 2
 
 
 def test_a_header_names_its_readers_not_their_folders(tmp_path: Path) -> None:
-    read = record(config(tmp_path, f"loss.ocr_model=[{tmp_path}/a.onnx,b.onnx]"), 1, 1)
+    read = training_record(config(tmp_path, f"loss.ocr_model=[{tmp_path}/a.onnx,b.onnx]"), 1, 1)
     assert read["loss"]["ocr_model"] == ["a.onnx", "b.onnx"]
-    one = record(config(tmp_path, f"loss.ocr_model={tmp_path}/a.onnx", "data.text_scale=2"), 1, 1)
+    one = training_record(config(tmp_path, f"loss.ocr_model={tmp_path}/a.onnx", "data.text_scale=2"), 1, 1)
     assert one["loss"]["ocr_model"] == ["a.onnx"] and one["data"]["text_scale"] == 2
 
 
@@ -87,7 +87,7 @@ def test_it_learns(tmp_path: Path) -> None:
     samples, _ = held_out_samples(run.data, seed=77)
     unseen = [samples.sample(i) for i in range(32)]
     batch = {key: torch.stack([sample[key] for sample in unseen]) for key in unseen[0]}
-    fresh, trained = build_model(run), tadisr.load(fit(run) / "model.safetensors")
+    fresh, trained = build_model(run), tadisr.load(run_training(run) / "model.safetensors")
     losses = []
     for model in (fresh, trained):
         with torch.no_grad():
@@ -100,12 +100,12 @@ def test_an_adapter_trains_on_a_frozen_base(kolors_base: Path, tmp_path: Path, m
     """LoRA on tiny Kolors by the same loop: the base stays as it was, the file holds the adapter alone."""
     from tiny import tiny_kolors_config
 
-    monkeypatch.setattr("train.config.model_config", lambda _table: tiny_kolors_config())
+    monkeypatch.setattr("train.config.build_model_config", lambda _table: tiny_kolors_config())
     options = ["batch=1", f"base={kolors_base}", "lr=0.01", "panel=1", "data.workers=0"]
     with pytest.raises(ConfigError, match="not encoded yet"):
-        fit(config(tmp_path / "run", "steps=2", *options))
+        run_training(config(tmp_path / "run", "steps=2", *options))
     options.append(f"prompt={write_prompt(tmp_path / 'prompt.safetensors')}")
-    out = fit(config(tmp_path / "run", "steps=2", *options))
+    out = run_training(config(tmp_path / "run", "steps=2", *options))
     file = out / "model.safetensors"
     written = load_file(file)
     assert {n.split(".")[0] for n in written} == {"unet_lora", "vae_lora", "text_attention", "decoder", "prompt"}
@@ -134,9 +134,9 @@ def test_an_adapter_trains_on_cogview4(tmp_path: Path, monkeypatch: pytest.Monke
         embedding=torch.randn(1, 16, 24), pooled=None, mask=torch.ones(16, dtype=torch.int64),
         positions=torch.tensor([15]), text="text", word="text",
     ).save(prompt)  # fmt: skip
-    monkeypatch.setattr("train.config.model_config", lambda _table: small)
+    monkeypatch.setattr("train.config.build_model_config", lambda _table: small)
     options = ["batch=1", f"base={base}", f"prompt={prompt}", "lr=0.01", "panel=1", "data.workers=0", "ema=0"]
-    file = fit(config(tmp_path / "run", "steps=2", "checkpointing=true", *options)) / "model.safetensors"
+    file = run_training(config(tmp_path / "run", "steps=2", "checkpointing=true", *options)) / "model.safetensors"
     written, frozen = load_file(file), load_base(base, small).denoiser.get_submodule("patch_embed.proj").weight
     parts = {"transformer", "transformer_lora", "vae_lora", "text_attention", "decoder", "prompt"}
     assert {name.split(".")[0] for name in written} == parts
@@ -175,7 +175,7 @@ def test_checkpointing_and_a_bf16_base_change_no_gradient(
     """The layers that run again answer to the word again; what is kept between is less."""
     from tiny import randomize, tiny_kolors_config
 
-    monkeypatch.setattr("train.config.model_config", lambda _table: tiny_kolors_config())
+    monkeypatch.setattr("train.config.build_model_config", lambda _table: tiny_kolors_config())
     common = [f"base={kolors_base}", f"prompt={write_prompt(tmp_path / 'prompt.safetensors')}"]
     gradients, held = [], []
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -212,7 +212,7 @@ def test_accumulated_passes_are_one_larger_batch(tmp_path: Path) -> None:
         run = config(
             tmp_path / name, "steps=1", "log_every=1", "ema=0", "clip=1e9", "data.workers=0", "panel=1", *options
         )
-        state = torch.load(fit(run) / "checkpoints" / "0000001" / "state.pt", weights_only=True)
+        state = torch.load(run_training(run) / "checkpoints" / "0000001" / "state.pt", weights_only=True)
         moments.append({key: value["exp_avg"] for key, value in state["optimizer"]["state"].items()})
         names, row = (tmp_path / name / "log.csv").read_text().splitlines()
         losses.append(dict(zip(names.split(","), map(float, row.split(",")), strict=True)))
@@ -223,7 +223,7 @@ def test_accumulated_passes_are_one_larger_batch(tmp_path: Path) -> None:
 
 def test_checkpoints_rotate_and_the_best_is_kept(tmp_path: Path) -> None:
     options = ["steps=5", "checkpoint_every=1", "keep=2", "data.workers=0", "panel_every=9", "panel=1"]
-    out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 16, ocr: rapidocr}"))
+    out = run_training(config(tmp_path / "run", *options, "validate={every: 2, pictures: 16, ocr: rapidocr}"))
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["0000004", "0000005"]
     rows = [line.split(",") for line in (out / "validation.csv").read_text().splitlines()]
     assert rows[0] == [
@@ -248,35 +248,35 @@ def test_a_mixture_validates_what_its_config_names(tmp_path: Path) -> None:
         f"{name}: {{folder: {pairs(tmp_path / name)}, held_out: {tmp_path / name}, weight: 1}}" for name in "ab"
     )
     options = ["steps=2", "data.workers=0", "data.kind=mixture", f"data.sources={{{table}}}", "data.crop=80", "panel=2"]
-    out = fit(config(tmp_path / "run", *options, "validate={every: 2, pictures: 4, best: [b]}"))
+    out = run_training(config(tmp_path / "run", *options, "validate={every: 2, pictures: 4, best: [b]}"))
     head, row = ((out / "validation.csv").read_text().splitlines()[i].split(",") for i in (0, 1))
     scores = dict(zip(head, row, strict=True))
     assert [name for name in head if name.startswith("psnr@")] == ["psnr@a", "psnr@b"]
     assert scores["psnr"] == scores["psnr@b"]
     with pytest.raises(ConfigError, match=r"validate.best names c; validated are a, b"):
-        fit(config(tmp_path / "other", *options, "validate={every: 2, pictures: 4, best: [c]}"))
+        run_training(config(tmp_path / "other", *options, "validate={every: 2, pictures: 4, best: [c]}"))
 
 
 def test_a_loss_that_is_no_number_stops_with_a_saved_state(tmp_path: Path) -> None:
     run = config(tmp_path / "run", "steps=9", "lr=1e30", "ema=0", "schedule=constant", "data.workers=0", "panel=1")
     with pytest.raises(TADiSRError, match=r"The loss is (nan|inf) at step 1 .*samples 2 to 3.*smaller lr"):
-        fit(run)
+        run_training(run)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0000001"]
 
 
 def test_a_loss_that_leaps_stops_too() -> None:
     watch = Watch(10.0)
-    assert all(watch.problem(1.0 + i % 3) is None for i in range(60))
-    assert watch.problem(15.0) is None
-    assert "leapt to 40" in str(watch.problem(40.0))
-    assert Watch(10.0).problem(1e9) is None and Watch(0.0, [1.0, 99]).problem(1e9) is None
-    assert "leapt" in str(Watch(10.0, watch.state()).problem(40.0))
+    assert all(watch.find_problem(1.0 + i % 3) is None for i in range(60))
+    assert watch.find_problem(15.0) is None
+    assert "leapt to 40" in str(watch.find_problem(40.0))
+    assert Watch(10.0).find_problem(1e9) is None and Watch(0.0, [1.0, 99]).find_problem(1e9) is None
+    assert "leapt" in str(Watch(10.0, watch.state()).find_problem(40.0))
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pip install bitsandbytes"):
-        fit(config(tmp_path / "run", "optimizer=adamw8bit"))
+        run_training(config(tmp_path / "run", "optimizer=adamw8bit"))
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install -e '.[cuda]'")
@@ -284,16 +284,16 @@ def test_8_bit_adamw_trains_and_resumes(tmp_path: Path) -> None:
     """Its moments are a quarter of AdamW's and counted as they are; two steps and two more are four; the losses are near."""
     options = ["ema=0", "data.workers=0", "schedule=constant", "panel=1", "optimizer=adamw8bit"]
     whole, parts = config(tmp_path / "whole", *options, "steps=4"), config(tmp_path / "parts", *options, "steps=4")
-    fit(config(tmp_path / "parts", *options, "steps=2"))
-    one, other = (load_file(fit(run) / "model.safetensors") for run in (whole, parts))
+    run_training(config(tmp_path / "parts", *options, "steps=2"))
+    one, other = (load_file(run_training(run) / "model.safetensors") for run in (whole, parts))
     assert all(torch.equal(one[name], other[name]) for name in one)
     states = build_optimizer(whole, (model := build_model(whole)))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     states.step()
     held = {id(t): t.nbytes for state in states.state.values() for t in state.values() if torch.is_tensor(t)}
-    assert need(whole).optimizer == pytest.approx(sum(held.values()), rel=0.01)
-    plain = fit(config(tmp_path / "plain", *options[:-1], "steps=4"))
+    assert estimate_memory(whole).optimizer == pytest.approx(sum(held.values()), rel=0.01)
+    plain = run_training(config(tmp_path / "plain", *options[:-1], "steps=4"))
     logs = [
         [row.split(",") for row in (out / "log.csv").read_text().splitlines()] for out in (tmp_path / "whole", plain)
     ]
@@ -363,14 +363,14 @@ def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_p
 
 
 def test_the_mean_of_runs_is_shipped(compact: TADiSR, tmp_path: Path) -> None:
-    from train.ship import ship
+    from train.ship import ship_model
 
     files = [tmp_path / f"{i}.safetensors" for i in range(3)]
     for i, file in enumerate(files):
         with torch.no_grad():
             compact.prompt.embedding.fill_(float(i * i))
         adapter.save(compact, file, training={"seed": i})
-    ship(files[0], tmp_path / "out.safetensors", mean=files[1:])
+    ship_model(files[0], tmp_path / "out.safetensors", mean=files[1:])
     shipped = tadisr.load(tmp_path / "out.safetensors")
     torch.testing.assert_close(
         shipped.prompt.embedding, torch.full_like(shipped.prompt.embedding, 5 / 3), atol=1e-3, rtol=0
@@ -379,7 +379,7 @@ def test_the_mean_of_runs_is_shipped(compact: TADiSR, tmp_path: Path) -> None:
     other = TADiSR(dataclasses.replace(compact.config, name="other"))
     adapter.save(other, files[1], training={})
     with pytest.raises(ConfigError, match="one config"):
-        ship(files[0], tmp_path / "out.safetensors", mean=files[1:])
+        ship_model(files[0], tmp_path / "out.safetensors", mean=files[1:])
 
 
 PLAIN = {"mse", "lpips", "mf", "seg_mse", "focal", "dice"}
@@ -395,15 +395,15 @@ ABLATIONS = {
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_are_one_change_each_and_train(name: str, tmp_path: Path) -> None:
     """By their own files, at the compact network's size: what each changes, and the terms it learns from."""
-    full, changed = (settings.read(CONFIGS / f"{which}.yaml") for which in ("ablation-full", name))
-    model, loss = settings.model_config(changed.model), changed.loss
+    full, changed = (settings.read_config(CONFIGS / f"{which}.yaml") for which in ("ablation-full", name))
+    model, loss = settings.build_model_config(changed.model), changed.loss
     wholes = [settings.to_dict(c) for c in (full, changed)]
     different = {key for key in wholes[0] if wholes[0][key] != wholes[1][key]}
     assert different == {"ablation-full": set(), "ablation-mf": {"out", "loss"}}.get(name, {"out", "model"})
     fields = {key: value for key, value in changed.model.items() if key in ("decoder", "text_attention")}
     assert model.decoder.joint == (name != "ablation-jsd") and model.text_attention.enabled == (name != "ablation-taca")
     options = [f"model.{key}.{k}={str(v).lower()}" for key, table in fields.items() for k, v in table.items()]
-    out = fit(config(tmp_path / "run", "steps=1", "data.workers=0", "panel=1", f"loss.mf={loss.mf}", *options))
+    out = run_training(config(tmp_path / "run", "steps=1", "data.workers=0", "panel=1", f"loss.mf={loss.mf}", *options))
     head, row = ((out / "log.csv").read_text().splitlines()[i].split(",") for i in (0, 1))
     assert set(head) == (ABLATIONS[name] - {"lpips"}) | {
         "step",
@@ -429,7 +429,7 @@ def test_shipped_configs_run_at_their_crop(name: str, tmp_path: Path) -> None:
     from pair_folders import write_sets
 
     ftsr, real = write_sets(tmp_path / "sets")
-    kept = settings.read(CONFIGS / f"{name}.yaml")
+    kept = settings.read_config(CONFIGS / f"{name}.yaml")
     sources = [f"data.sources.ftsr.folder={ftsr}", f"data.sources.realce.folder={real}"]
     small = [
         "model.preset=compact",
@@ -448,9 +448,9 @@ def test_shipped_configs_run_at_their_crop(name: str, tmp_path: Path) -> None:
         "data.workers=0",
         "checkpointing=false",
     ]
-    run = settings.read(CONFIGS / f"{name}.yaml", [f"out={tmp_path / 'run'}", *sources, *small, *loop])
+    run = settings.read_config(CONFIGS / f"{name}.yaml", [f"out={tmp_path / 'run'}", *sources, *small, *loop])
     assert (run.data.crop, run.data.view, run.validate.sources) == (768, kept.data.view, kept.validate.sources)
-    out = fit(run)
+    out = run_training(run)
     head = (out / "validation.csv").read_text().splitlines()[0].split(",")
     assert ("psnr@realce" in head) == (name in ("kolors-ftsr", "kolors-realce"))
     assert (out / "panel-0000002.png").is_file() and (out / "model.safetensors").is_file()

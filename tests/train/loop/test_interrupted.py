@@ -19,9 +19,9 @@ from repository import ROOT
 from small_training import CONFIGS, config
 
 from tadisr.errors import CheckpointError, ConfigError
-from train.fit import fit
+from train.fit import run_training
 from train.loop.checkpoints import read_state
-from train.loop.scalars import truncate
+from train.loop.scalars import truncate_table
 from train.run_lock import lock_folder
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
@@ -68,7 +68,7 @@ def sentences(stderr: str) -> list[str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run of six steps."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    return fit(config(out, *TINY, "steps=6"))
+    return run_training(config(out, *TINY, "steps=6"))
 
 
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
@@ -84,7 +84,7 @@ def test_a_stopped_run_says_one_sentence_and_resumes(
     assert process.returncode == code, stderr
     (said,) = sentences(stderr)
     assert said.startswith(f"stopped by {name}. The state of step ") and "start the same command again" in said
-    fit(config(out, *TINY, "steps=6", "checkpoint_every=100"))
+    run_training(config(out, *TINY, "steps=6", "checkpoint_every=100"))
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     shutil.copytree(whole, out)
     (out / "model.safetensors").unlink()
     DAMAGE[damage](out / "checkpoints" / "0000006" / "state.pt")
-    fit(config(out, *TINY, "steps=6"))
+    run_training(config(out, *TINY, "steps=6"))
     assert "0000006/state.pt" in caplog.text and "resumes from the checkpoint before it" in caplog.text
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert (out / "checkpoints" / "0000006.damaged").is_dir()
@@ -152,20 +152,20 @@ def test_no_intact_checkpoint_is_said(tmp_path: Path, whole: Path) -> None:
     for state in (out / "checkpoints").glob("*/state.pt"):
         state.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"None of the 3 checkpoints in .* is intact: begin anew with --restart"):
-        fit(config(out, *TINY, "steps=6"))
+        run_training(config(out, *TINY, "steps=6"))
 
 
 def test_a_checkpoint_of_another_model_is_said(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     with pytest.raises(CheckpointError, match="does not fit the config"):
-        fit(config(out, *TINY, "steps=8", "model.decoder.text_channels=[16,16,16]"))
+        run_training(config(out, *TINY, "steps=8", "model.decoder.text_channels=[16,16,16]"))
 
 
 def test_a_damaged_log_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes(b"step,total\n1,0.5\n\xff\xfe,garbage\n2,0.4\nx,y\n3,0.3\n4,0.")
-    truncate(path, 2)
+    truncate_table(path, 2)
     assert path.read_bytes() == b"step,total\n1,0.5\n2,0.4\n"
 
 
@@ -180,7 +180,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, whole: Path, limit: int) ->
     assert done.returncode == 1
     (said,) = sentences(done.stderr)
     assert said.startswith("error: ") and "File too large" in said and "start the same command again" in said
-    fit(config(out, *TINY, "steps=6"))
+    run_training(config(out, *TINY, "steps=6"))
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 

@@ -14,7 +14,7 @@ from fonts import FONTS
 
 import tadisr
 from train import config as settings
-from train.fit import fit
+from train.fit import run_training
 
 CONFIG = """
 model:
@@ -60,7 +60,7 @@ def test_an_old_training_state_is_resumed(old_run: Path, tmp_path: Path) -> None
     (tmp_path / "old.yaml").write_text(CONFIG)
     fonts = "[" + ", ".join(map(str, FONTS)) + "]"
     before = (old_run / "log.csv").read_text().splitlines()
-    out = fit(settings.read(tmp_path / "old.yaml", [f"out={old_run}", f"data.fonts={fonts}"]))
+    out = run_training(settings.read_config(tmp_path / "old.yaml", [f"out={old_run}", f"data.fonts={fonts}"]))
     log = (out / "log.csv").read_text().splitlines()
     assert len(log) == len(before) + 1 and log[-1].startswith("3,")
     assert all(now.startswith(then) for now, then in zip(log, before, strict=False))  # columns are only added

@@ -9,7 +9,7 @@ import torch
 
 from tadisr import ConfigError
 from train.config import LossConfig
-from train.losses import Objective, dice, focal, grid, lpips_backbone_file, make_lpips, modified_focal
+from train.losses import Objective, dice_loss, focal_loss, grid_loss, lpips_backbone_file, make_lpips, modified_focal
 
 OFF = LossConfig(mse=0, lpips="off", mf=0, seg_mse=0, focal=0, dice=0)
 
@@ -60,14 +60,14 @@ def test_focal_is_lins(pictures: tuple[torch.Tensor, ...]) -> None:
     _, logits, _, mask = pictures
     p = logits.sigmoid()
     positive, negative = -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log()
-    torch.testing.assert_close(focal(logits, mask, 0.25, 2.0), torch.where(mask > 0, positive, negative).mean())
+    torch.testing.assert_close(focal_loss(logits, mask, 0.25, 2.0), torch.where(mask > 0, positive, negative).mean())
 
 
 def test_dice(pictures: tuple[torch.Tensor, ...]) -> None:
     mask = pictures[3]
-    assert dice(mask, mask) < 1e-6
-    assert dice(1 - mask, mask) > 0.99
-    assert dice(mask * 0, mask * 0) == 0  # no text and none found
+    assert dice_loss(mask, mask) < 1e-6
+    assert dice_loss(1 - mask, mask) > 0.99
+    assert dice_loss(mask * 0, mask * 0) == 0  # no text and none found
 
 
 def test_every_term_can_be_switched(pictures: tuple[torch.Tensor, ...]) -> None:
@@ -88,11 +88,11 @@ def test_a_pattern_of_the_lr_pixels_is_the_grid() -> None:
     """A pattern of the 4x4 places counts by its variance; a shift of all, or an edge, counts nothing."""
     target = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     pattern = torch.tensor([[0.0, 0.1], [0.1, 0.0]]).repeat(8, 12)
-    assert grid(target + pattern, target) == pytest.approx(0.0025, rel=1e-4)
-    assert grid(target + 0.1, target) < 1e-12 and grid(target, target) == 0
+    assert grid_loss(target + pattern, target) == pytest.approx(0.0025, rel=1e-4)
+    assert grid_loss(target + 0.1, target) < 1e-12 and grid_loss(target, target) == 0
     edge = torch.zeros(16, 24)
     edge[:, 8:] = 0.3  # whole LR pixels: every place errs alike
-    assert grid(target + edge, target) < 1e-12
+    assert grid_loss(target + edge, target) < 1e-12
     terms = Objective(LossConfig(lpips="off", grid=2.0))(target + pattern, None, target, target[:, :1])
     assert terms["grid"] == pytest.approx(0.005, rel=1e-4) and "grid" not in Objective(LossConfig(lpips="off"))(
         target, None, target, target[:, :1]

@@ -14,8 +14,8 @@ import torch
 from tadisr import CheckpointError
 from train.config import LossConfig
 from train.losses import Objective
-from train.losses.ocr import OCRLoss, divergence, find_lines, hellinger, rapidocr_recognizer, soften
-from train.losses.onnx_graph import OnnxGraph, input_of
+from train.losses.ocr import OCRLoss, blur_line, find_lines, find_recognizer, hellinger_distance, kl_divergence
+from train.losses.onnx_graph import OnnxGraph, find_input
 
 
 @pytest.fixture(scope="module", params=["features", "reading", "hellinger"])
@@ -34,7 +34,7 @@ def page() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("width", [48, 160, 328])
 def test_the_graph_is_what_onnxruntime_runs(width: int) -> None:
-    path = rapidocr_recognizer()
+    path = find_recognizer()
     picture = torch.rand(2, 3, 48, width, generator=torch.Generator().manual_seed(width)) * 2 - 1
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected = session.run(None, {session.get_inputs()[0].name: picture.numpy()})[0]
@@ -45,7 +45,7 @@ def test_the_graph_is_what_onnxruntime_runs(width: int) -> None:
 
 def test_its_gradient_is_the_slope() -> None:
     """Against central differences, in double. F.batch_norm's own gradient fails here on a CPU (PyTorch 2.13)."""
-    graph = OnnxGraph(rapidocr_recognizer(), output=input_of(rapidocr_recognizer(), "Softmax", 0)).double()
+    graph = OnnxGraph(find_recognizer(), output=find_input(find_recognizer(), "Softmax", 0)).double()
     draw = torch.Generator().manual_seed(0)
     picture = (torch.rand(1, 3, 48, 168, generator=draw, dtype=torch.double) * 2 - 1).requires_grad_()
     weights = torch.randn(graph(picture).shape, generator=draw, dtype=torch.double)
@@ -83,9 +83,9 @@ def test_the_gradient_stays_at_the_glyphs(loss: OCRLoss) -> None:
 def test_the_blur_takes_away_what_is_one_pixel_wide() -> None:
     line = torch.rand(1, 3, 48, 96, generator=torch.Generator().manual_seed(0))
     fine = (torch.arange(96) % 2).float().expand(1, 3, 48, 96) - 0.5
-    left = soften(line + fine, 1.0) - soften(line, 1.0)
+    left = blur_line(line + fine, 1.0) - blur_line(line, 1.0)
     assert left[..., 8:-8].abs().max() < 0.01
-    assert (soften(line, 0.0) - line).abs().max() < 1e-6
+    assert (blur_line(line, 0.0) - line).abs().max() < 1e-6
 
 
 def test_what_reads_alike_costs_little_and_the_gradient_reaches_the_picture(loss: OCRLoss) -> None:
@@ -135,15 +135,15 @@ def test_so_many_lines_of_a_picture_are_read(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_hopeless_line_counts_no_more_than_one() -> None:
     same, other = torch.full((4, 5), -30.0), torch.full((4, 5), -30.0)
     same[:, 0], other[:, 1] = 30, 30  # sure of different characters
-    assert hellinger(same, same).item() == pytest.approx(0, abs=1e-6)
-    assert hellinger(same, other).item() == pytest.approx(1, abs=1e-6) and divergence(same, other) > 50
+    assert hellinger_distance(same, same).item() == pytest.approx(0, abs=1e-6)
+    assert hellinger_distance(same, other).item() == pytest.approx(1, abs=1e-6) and kl_divergence(same, other) > 50
     half = torch.tensor([[0.5, 0.5]]).log()  # by hand: 1 - sqrt(.5 * 1)
-    assert hellinger(half, torch.tensor([[0.0, -200.0]])).item() == pytest.approx(1 - 0.5**0.5, abs=1e-6)
+    assert hellinger_distance(half, torch.tensor([[0.0, -200.0]])).item() == pytest.approx(1 - 0.5**0.5, abs=1e-6)
 
 
 def test_several_recognisers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, mask = page()
-    file = str(rapidocr_recognizer())
+    file = str(find_recognizer())
     loss = Objective(LossConfig(lpips="off", ocr=1.0, ocr_kind="reading", ocr_model=(file, file), ocr_lines=1)).ocr
     assert loss is not None and loss.lines == 1 and loss.kind == "reading"
     asked = []

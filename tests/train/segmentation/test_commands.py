@@ -15,13 +15,13 @@ from small_sam_ts import TINY, split, tiny
 
 from tadisr.errors import TADiSRError
 from train.data.sources import open_source
-from train.segmentation import fit, open_segmenter, to_bytes
-from train.segmentation.__main__ import main, part
-from train.segmentation.fit import FitConfig, Squares, objective, overlap
-from train.segmentation.infer import infer
+from train.segmentation import fit, open_segmenter, quantize_mask
+from train.segmentation.__main__ import main, parse_part
+from train.segmentation.fit import FitConfig, Squares, compute_iou, compute_loss
+from train.segmentation.infer import write_masks
 from train.segmentation.sam_ts import checkpoint
 from train.segmentation.sam_ts.network import VARIANTS, Prediction
-from train.segmentation.score import score
+from train.segmentation.score import score_segmenter
 
 
 def config(tmp_path: Path, **changes: Any) -> FitConfig:
@@ -49,7 +49,7 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit.fit(config(tmp_path, out=str(tmp_path / "whole")))
+    whole = fit.train_segmenter(config(tmp_path, out=str(tmp_path / "whole")))
     killed = config(tmp_path, out=str(tmp_path / "killed"))
     write = fit.Log.write
 
@@ -60,13 +60,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(fit.Log, "write", die)
-        fit.fit(killed)
+        fit.train_segmenter(killed)
     assert [row["step"] for row in rows(tmp_path / "killed")] == [1, 2, 3, 4, 5]
-    again = checkpoint.load(fit.fit(killed)).state_dict()
+    again = checkpoint.load_sam_ts(fit.train_segmenter(killed)).state_dict()
     assert [row["step"] for row in rows(tmp_path / "killed")] == [1, 2, 3, 4, 5, 6]
     start = checkpoint.from_sam(killed.sam or "", config=TINY).state_dict()
     changed = set()
-    for name, tensor in checkpoint.load(whole).state_dict().items():
+    for name, tensor in checkpoint.load_sam_ts(whole).state_dict().items():
         torch.testing.assert_close(again[name], tensor, atol=1e-6, rtol=1e-5)
         if not torch.equal(tensor, start[name]) and not checkpoint.is_new(name):
             changed.add(name.split(".")[0])
@@ -97,15 +97,15 @@ def test_the_objective_is_hi_sams(tmp_path: Path) -> None:
     logits = torch.where(truth > 0.5, 30.0, -30.0)
     low = torch.where(truth[..., ::4, ::4] > 0.5, 30.0, -30.0)
     one = torch.ones(1, 1)
-    perfect = objective(Prediction(low, logits, one, one), truth, config(tmp_path))
+    perfect = compute_loss(Prediction(low, logits, one, one), truth, config(tmp_path))
     assert perfect["high_focal"] < 1e-6 and perfect["high_dice"] < 1e-3 and perfect["high_iou"] == 0
     assert set(perfect) == {f"{m}_{t}" for m in ("low", "high") for t in ("focal", "dice", "iou")} | {"total"}
-    blind = objective(Prediction(low * 0, logits * 0, one, one * 0.25), truth, config(tmp_path))
+    blind = compute_loss(Prediction(low * 0, logits * 0, one, one * 0.25), truth, config(tmp_path))
     # focal at p = 1/2: (alpha or 1 - alpha) / 4 * ln 2, its mean over both halves 0.5 / 4 * ln 2; times 20
     assert blind["high_focal"].item() == pytest.approx(20 * 0.125 * np.log(2), rel=1e-5)
     assert blind["high_dice"].item() == pytest.approx(1 - (2 * 16 + 1) / (32 + 32 + 1), rel=1e-5)
     assert blind["low_iou"] == 1 and blind["high_iou"] == 0.0625  # nothing found: the true IoU is 0
-    assert overlap(logits > 0, torch.roll(truth, 2, -1) > 0.5).item() == pytest.approx(2 / 6)
+    assert compute_iou(logits > 0, torch.roll(truth, 2, -1) > 0.5).item() == pytest.approx(2 / 6)
 
 
 def test_validation_and_overrides(tmp_path: Path) -> None:
@@ -136,13 +136,13 @@ def test_validation_and_overrides(tmp_path: Path) -> None:
 def test_pictures_without_masks_cannot_teach(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     with pytest.raises(TADiSRError, match=r"a\.png has no mask"):
-        fit.fit(config(tmp_path, sources=[{"kind": "folder", "path": str(tmp_path)}]))
+        fit.train_segmenter(config(tmp_path, sources=[{"kind": "folder", "path": str(tmp_path)}]))
 
 
 @pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     source = {"kind": "rendered", "count": 4, "height": [60, 61]}
-    fit.fit(config(tmp_path, sources=[source], epochs=75, batch=2, lr=2e-3, scale=(1.0, 1.0), tint=0.0))
+    fit.train_segmenter(config(tmp_path, sources=[source], epochs=75, batch=2, lr=2e-3, scale=(1.0, 1.0), tint=0.0))
     log = [row["total"] for row in rows(tmp_path / "run")]
     assert np.mean(log[-10:]) < 0.75 * np.mean(log[:10])
 
@@ -178,7 +178,7 @@ def test_the_two_commands_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     assert synthesis(["build", str(CONFIGS / "ftsr.yaml"), "--until", "masks", "workers=0"]) == 0
     (made,) = (tmp_path / "data/FTSR/work/masks").rglob("*.png")
     found = open_segmenter("runs/segmenter/model.safetensors")([picture(4, 90, 30)])
-    assert np.array_equal(np.asarray(Image.open(made)), to_bytes(found[0]))
+    assert np.array_equal(np.asarray(Image.open(made)), quantize_mask(found[0]))
 
 
 # ---- infer ----------------------------------------------------------------------------------------------------------
@@ -207,9 +207,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_masks_are_written_once_and_broken_pictures_put_aside(tmp_path: Path) -> None:
     source, out, segmenter = open_source("folder", folder(tmp_path)), tmp_path / "out", Dark()
-    assert infer(segmenter, source, out, limit=2) == {"written": 2, "skipped": 0, "broken": 0}
-    assert infer(segmenter, source, out, batch=2) == {"written": 1, "skipped": 2, "broken": 1}
-    assert infer(segmenter, source, out) == {"written": 0, "skipped": 4, "broken": 0} and segmenter.seen == 3
+    assert write_masks(segmenter, source, out, limit=2) == {"written": 2, "skipped": 0, "broken": 0}
+    assert write_masks(segmenter, source, out, batch=2) == {"written": 1, "skipped": 2, "broken": 1}
+    assert write_masks(segmenter, source, out) == {"written": 0, "skipped": 4, "broken": 0} and segmenter.seen == 3
     found = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
     assert found == ["mask/a.png", "mask/b/c.d.png", "mask/f.png"]
     assert np.asarray(Image.open(out / "mask" / "a.png")).tolist() == np.full((8, 10), 255).tolist()
@@ -221,16 +221,16 @@ def test_masks_are_written_once_and_broken_pictures_put_aside(tmp_path: Path) ->
 
 def test_parts_share_the_work_and_soft_masks_keep_shades(tmp_path: Path) -> None:
     source, out = open_source("folder", folder(tmp_path)), tmp_path / "out"
-    counts = [infer(Dark(), source, out, threshold=None, part=(i, 2)) for i in range(2)]
+    counts = [write_masks(Dark(), source, out, threshold=None, part=(i, 2)) for i in range(2)]
     assert [c["written"] for c in counts] == [1, 2] and counts[0]["broken"] == 1
     assert np.asarray(Image.open(out / "mask" / "b" / "c.d.png"))[0, 0] == 255 - 40
     other = Dark()
     other.digest = "d2"
     with pytest.raises(TADiSRError, match="made with digest d1, now it is d2"):
-        infer(other, source, out, threshold=None)
-    assert part("1/4") == (1, 4)
+        write_masks(other, source, out, threshold=None)
+    assert parse_part("1/4") == (1, 4)
     with pytest.raises(TADiSRError, match="expected I/N"):
-        part("4/4")
+        parse_part("4/4")
 
 
 def test_the_infer_command_on_an_lmdb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,14 +260,14 @@ def test_the_score_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
     source = open_source("folder", tmp_path, masks="masks")
-    assert score(Dark(), [source], 9) == {"fgIoU": 80 / 160, "F": 160 / 240}
-    assert score(Dark(), [source], 1) == {"fgIoU": 0.5, "F": 2 / 3}
+    assert score_segmenter(Dark(), [source], 9) == {"fgIoU": 80 / 160, "F": 160 / 240}
+    assert score_segmenter(Dark(), [source], 1) == {"fgIoU": 0.5, "F": 2 / 3}
     bare = ["--kind", "folder", "--path", str(tmp_path), "--option"]
     with pytest.raises(SystemExit, match="has no mask to judge by"):
         main(["score", "compact", *bare, "labels=null"])
     rendered = ["--kind", "rendered", "--option", "count=1", "--option", "height=[40,41]"]
     assert main(["score", "compact", *rendered, "--across", "96"]) == 0
     assert 0.3 < json.loads(capsys.readouterr().out)["fgIoU"] < 1
-    checkpoint.save(tiny(5), tmp_path / "s.safetensors")
+    checkpoint.save_sam_ts(tiny(5), tmp_path / "s.safetensors")
     with pytest.raises(SystemExit, match="--across is for a model of this project"):
         main(["score", str(tmp_path / "s.safetensors"), *rendered, "--across", "96"])

@@ -15,7 +15,7 @@ from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEnc
 
 from tadisr.errors import CheckpointError
 from train.data.sources import open_source
-from train.segmentation import open_segmenter, to_bytes
+from train.segmentation import open_segmenter, quantize_mask
 from train.segmentation.run import SamTSSegmenter
 from train.segmentation.sam_ts import checkpoint
 from train.segmentation.sam_ts.network import VARIANTS, SamTS
@@ -224,9 +224,9 @@ def same(model: SamTS, other: SamTS) -> bool:
 
 def test_hi_sams_file_and_sams_make_one_model(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where both have a tensor Hi-SAM's counts; SAM's file is found beside the other too."""
-    assert same(checkpoint.load(files[0], sam=files[1], config=TINY), tiny(3))
+    assert same(checkpoint.load_sam_ts(files[0], sam=files[1], config=TINY), tiny(3))
     monkeypatch.setitem(VARIANTS, "vit_b", TINY)
-    assert same(checkpoint.load(files[0]), tiny(3))
+    assert same(checkpoint.load_sam_ts(files[0]), tiny(3))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -235,12 +235,12 @@ def test_training_checkpoints_are_unwrapped(tmp_path: Path, legacy: bool) -> Non
     state["module.hi_decoder.iou_token.weight"] = torch.zeros(1, 32)  # Hi-SAM's decoder of words and lines
     whole = {"model": state, "optimizer": {}, "lr_scheduler": {}, "epoch": 7}
     torch.save(whole, tmp_path / "hi_sam_b.pth", _use_new_zipfile_serialization=not legacy)
-    assert same(checkpoint.load(tmp_path / "hi_sam_b.pth", config=TINY), tiny(4))
+    assert same(checkpoint.load_sam_ts(tmp_path / "hi_sam_b.pth", config=TINY), tiny(4))
 
 
 def test_our_own_file_stands_alone(tmp_path: Path) -> None:
-    checkpoint.save(tiny(5), tmp_path / "s.safetensors", training={"steps": 3})
-    model = checkpoint.load(tmp_path / "s.safetensors")
+    checkpoint.save_sam_ts(tiny(5), tmp_path / "s.safetensors", training={"steps": 3})
+    model = checkpoint.load_sam_ts(tmp_path / "s.safetensors")
     assert same(model, tiny(5)) and model.config == TINY
     segmenter = open_segmenter(tmp_path / "s.safetensors")
     assert isinstance(segmenter, SamTSSegmenter) and len(segmenter.digest) == 64
@@ -264,7 +264,7 @@ def test_wrong_files_are_refused_in_one_sentence(tmp_path: Path, files: tuple[Pa
         path = tmp_path / "wrong.pth"
         path.write_bytes(data) if isinstance(data, bytes) else torch.save(data, path)
         with pytest.raises(CheckpointError, match=said) as caught:
-            checkpoint.load(path, **options)
+            checkpoint.load_sam_ts(path, **options)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
     key = "mask_decoder.output_upscaling_hr.0.bias"
@@ -281,9 +281,9 @@ def test_wrong_files_are_refused_in_one_sentence(tmp_path: Path, files: tuple[Pa
     (tmp_path / "alone").mkdir()
     alone = files[0].rename(tmp_path / "alone" / "sam_tss_b.pth")
     with pytest.raises(CheckpointError, match=r"no image encoder: give SAM's sam_vit_\*\.pth"):
-        checkpoint.load(alone, config=TINY)
+        checkpoint.load_sam_ts(alone, config=TINY)
     with pytest.raises(CheckpointError, match="no file"):
-        checkpoint.load(tmp_path / "none.pth")
+        checkpoint.load_sam_ts(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="is no segmenter"):
         open_segmenter("sam")
 
@@ -295,7 +295,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
 
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match="not a whole checkpoint of plain tensors"):
-        checkpoint.load(tmp_path / "evil.pth")
+        checkpoint.load_sam_ts(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -357,4 +357,4 @@ def test_the_shipped_model_finds_rendered_text() -> None:
         assert (truth & found).sum() / (truth | found).sum() > 0.4, item.label
     (blank,) = segmenter([np.full((40, 70, 3), 200, np.uint8)])
     assert blank.shape == (40, 70) and blank.mean() < 0.05
-    assert set(np.unique(to_bytes(mask))) == {0, 255} and len(np.unique(to_bytes(mask, None))) > 9
+    assert set(np.unique(quantize_mask(mask))) == {0, 255} and len(np.unique(quantize_mask(mask, None))) > 9

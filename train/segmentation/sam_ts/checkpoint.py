@@ -25,8 +25,11 @@ ENCODER = "image_encoder."
 FILES = {"vit_b": "sam_vit_b_01ec64.pth", "vit_l": "sam_vit_l_0b3195.pth", "vit_h": "sam_vit_h_4b8939.pth"}
 
 
-def load(path: str | Path, *, sam: str | Path | None = None, config: SamTSConfig | None = None) -> SamTS:
-    """SAM-TS from a `.pth` of Hi-SAM's (published, or a training checkpoint) or a `.safetensors` of ours.
+def load_sam_ts(path: str | Path, *, sam: str | Path | None = None, config: SamTSConfig | None = None) -> SamTS:
+    """Load SAM-TS from a `.pth` of Hi-SAM's (published, or a training checkpoint) or a `.safetensors` of this project.
+
+    sam: SAM's `sam_vit_*.pth`, for a file without the frozen part of the image encoder; None: the published name beside the
+    file. config: None: detected from the file. Raises CheckpointError.
 
     sam: SAM's own `sam_vit_*.pth`, for a file without the frozen part of the image encoder; not given, it is looked for
     beside the file under its published name. config: None: told from the file. Raises CheckpointError.
@@ -36,7 +39,7 @@ def load(path: str | Path, *, sam: str | Path | None = None, config: SamTSConfig
         own, tensors = read_own(path)
         return _fill(config or own, tensors, str(path))
     tensors = read_pickle(path)
-    config = config or told_by(tensors, path)
+    config = config or detect_variant(tensors, path)
     if _lacks_encoder(tensors):
         sam = Path(sam) if sam is not None else _beside(path, config)
         under = read_pickle(sam)
@@ -46,12 +49,12 @@ def load(path: str | Path, *, sam: str | Path | None = None, config: SamTSConfig
 
 
 def from_sam(sam: str | Path, *, config: SamTSConfig | None = None) -> SamTS:
-    """SAM's weights where SAM has them, fresh adapters, aligner and high-resolution branch: where training starts.
+    """Build SAM-TS from SAM's weights with fresh adapters, aligner and high-resolution branch, to start training from.
 
     The adapters start as the identity. Raises CheckpointError.
     """
     tensors = read_pickle(sam)
-    model = SamTS(config or told_by(tensors, Path(sam)))
+    model = SamTS(config or detect_variant(tensors, Path(sam)))
     for name, parameter in model.named_parameters():
         if "Adapter.D_fc2" in name:
             torch.nn.init.zeros_(parameter)
@@ -63,12 +66,12 @@ def from_sam(sam: str | Path, *, config: SamTSConfig | None = None) -> SamTS:
 
 
 def is_new(name: str) -> bool:
-    """Whether SAM-TS adds it to SAM."""
+    """Tell whether SAM-TS adds this tensor to SAM."""
     return "Adapter" in name or name.startswith("modal_aligner.") or "_hr." in name
 
 
 def read_pickle(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth`, unwrapped; nothing in it is run (weights_only). Raises CheckpointError."""
+    """Read the tensors of a `.pth` with weights_only, without the wrapping of a training checkpoint. Raises CheckpointError."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
@@ -92,8 +95,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200] or type(error).__name__
 
 
-def told_by(tensors: dict[str, Tensor], path: Path) -> SamTSConfig:
-    """Which published variant it is, by width and depth. Raises CheckpointError."""
+def detect_variant(tensors: dict[str, Tensor], path: Path) -> SamTSConfig:
+    """Detect the published variant by width and depth. Raises CheckpointError."""
     adapters, norms = "image_encoder.blocks.0.Space_Adapter.D_fc2.weight", "image_encoder.blocks.0.norm1.weight"
     if adapters not in tensors and norms not in tensors:
         raise CheckpointError(f"{path} has no image_encoder.blocks: expected a checkpoint of SAM-TS or of SAM.")
@@ -144,9 +147,10 @@ def _fitting(model: SamTS, tensors: dict[str, Tensor], where: str) -> dict[str, 
 # ---- our own files --------------------------------------------------------------------------------------------------
 
 
-def save(model: SamTS, path: str | Path, *, training: dict[str, Any] | None = None) -> None:
-    """All of it in one file whose header says what it is: `tadisr.segmenter` (format), `tadisr.config`,
-    `tadisr.training`."""
+def save_sam_ts(model: SamTS, path: str | Path, *, training: dict[str, Any] | None = None) -> None:
+    """Save the model with its format, config and training in the header (`tadisr.segmenter`, `tadisr.config`,
+    `tadisr.training`).
+    """
     metadata = {
         "format": "pt",
         "tadisr.segmenter": FORMAT,
@@ -158,11 +162,12 @@ def save(model: SamTS, path: str | Path, *, training: dict[str, Any] | None = No
 
 
 def is_own(path: Path) -> bool:
-    """Whether a safetensors file is a segmenter's. Raises CheckpointError for one that is broken."""
+    """Tell whether a safetensors file is a segmenter's. Raises CheckpointError for a broken one."""
     return "tadisr.segmenter" in _metadata(path)
 
 
 def read_own(path: Path) -> tuple[SamTSConfig, dict[str, Tensor]]:
+    """Read config and tensors of a segmenter of this project. Raises CheckpointError."""
     metadata = _metadata(path)
     if metadata.get("tadisr.segmenter") != FORMAT:
         found = metadata.get("tadisr.segmenter", "none")

@@ -76,12 +76,12 @@ class SamTS(nn.Module):
         return Prediction(*self.mask_decoder(embedding, places, prompts))
 
     def prepare(self, image: Tensor) -> Tensor:
-        """(B, 3, h, w) in [0, 255], sides up to S -> normalised, padded to (B, 3, S, S) on the right and below."""
+        """Normalize images (B, 3, h, w) in [0, 255], sides up to S, and pad them right and below to (B, 3, S, S)."""
         side, (height, width) = self.config.image, image.shape[-2:]
         mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (MEAN, STD))
         return nn.functional.pad((image - mean) / std, (0, side - width, 0, side - height))
 
     def learn_text_only(self) -> None:
-        """Freeze SAM's encoder and prompt encoder: only adapters, aligner and mask decoder learn."""
+        """Freeze SAM's image and prompt encoder; adapters, aligner and mask decoder are trained."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_("Adapter" in name or name.startswith(("modal_aligner.", "mask_decoder.")))

@@ -50,6 +50,7 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, channels)
 
     def places(self, side: int) -> Tensor:
+        """Encode the positions of a side x side grid -> (1, channels, side, side)."""
         return self.pe_layer(side)
 
 

@@ -28,7 +28,7 @@ from tadisr.errors import ConfigError
 from ...data.sources import SourceError
 from ...data.sources.base import read_picture
 from ...data.sources.files import folder, real_ce
-from ...segmentation import Segmenter, open_segmenter, to_bytes
+from ...segmentation import Segmenter, open_segmenter, quantize_mask
 from .align import Alignment, Limits, align, apply, luma
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def one(pair: Pair, out: Path, segmenter: Segmenter | None, side: int, limits: L
                 lambda temporary, image=image: image.save(temporary, format="JPEG", quality=QUALITY, subsampling=0),
             )
         if segmenter is not None:
-            mask = Image.fromarray(to_bytes(segmenter([hr])[0]))
+            mask = Image.fromarray(quantize_mask(segmenter([hr])[0]))
             write_atomic(out / MASK / f"{pair.name}.png", lambda temporary: mask.save(temporary, format="PNG"))
     return {"name": pair.name, "part": pair.part, "reason": reason, **found.to_dict()}
 

@@ -60,12 +60,12 @@ class Masks(Step):
             if item.mask is None:
                 bare.append((record, item.image))
         if bare:
-            from ...segmentation import to_bytes
+            from ...segmentation import quantize_mask
 
             masks = segmenter(self.config.segment, self.device)([picture for _, picture in bare])
             for (record, _), mask in zip(bare, masks, strict=True):
                 record["mask"] = f"{number}/{record['index'] // 1000:06d}/{record['index']:09d}.png"
-                write_png(self.folder / record["mask"], to_bytes(mask, self.config.segment.threshold))
+                write_png(self.folder / record["mask"], quantize_mask(mask, self.config.segment.threshold))
         return records
 
     def files(self, record: Record) -> list[Path]:
