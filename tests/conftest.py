@@ -44,6 +44,6 @@ def made(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small FTSR, whole, built by this process alone; do not change it."""
     from small_ftsr import configured
 
-    from train.synthesis.build import build
+    from train.synthesis.build import build_data_set
 
-    return build(configured(pictures, tmp_path_factory.mktemp("made") / "ftsr"), quiet=True)
+    return build_data_set(configured(pictures, tmp_path_factory.mktemp("made") / "ftsr"), quiet=True)

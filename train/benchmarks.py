@@ -30,7 +30,7 @@ from tadisr.atomic_write import write_atomic
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, TADiSRError
 
-from .data.pairs import Pixels, list_pictures, read_rgb
+from .data.pairs import Pixels, list_images, read_rgb
 
 log = logging.getLogger("train.benchmarks")
 
@@ -117,7 +117,7 @@ def read_tair_folders(source: Path, kind: str, level: str | None) -> Iterator[Be
         raise ConfigError(
             f"{source} is no {kind}: expected Parquet files, or HQ/, {names[0]}/ and one of {', '.join(ANNOTATIONS)}."
         )
-    labels, hrs, lrs = read_annotation(notes), list_pictures(source / "HQ"), list_pictures(low)
+    labels, hrs, lrs = read_annotation(notes), list_images(source / "HQ"), list_images(low)
     check_partners(hrs, lrs, source / "HQ", low)
     for key in sorted(hrs):
         yield Benchmark(key, read_rgb(hrs[key]), read_rgb(lrs[key]), labels.get(key, []))
@@ -153,9 +153,9 @@ def read_annotation(path: Path) -> dict[str, list[tuple[str, Box | None]]]:
 
 def read_textzoom(source: Path) -> Iterator[Benchmark]:
     """Read one TextZoom LMDB (test/easy and so on). HR is brought to four times LR's size, by Lanczos."""
-    from .data.sources.ctr import environment
+    from .data.sources.ctr import open_environment
 
-    with environment(source).begin() as transaction:
+    with open_environment(source).begin() as transaction:
         count = int(transaction.get(b"num-samples") or 0)
         if not count or transaction.get(b"image_hr-000000001") is None:
             raise ConfigError(f"{source} is no TextZoom: expected an LMDB with num-samples and image_hr-000000001.")
@@ -173,7 +173,7 @@ def read_folders(source: Path, hr: str, lr: str, labels: str | None) -> Iterator
     for name in (hr, lr):
         if not (source / name).is_dir():
             raise ConfigError(f"{source} has no folder {name}: name its HR and LR folders with --hr and --lr.")
-    hrs, lrs = list_pictures(source / hr), list_pictures(source / lr)
+    hrs, lrs = list_images(source / hr), list_images(source / lr)
     check_partners(hrs, lrs, source / hr, source / lr)
     table: dict[str, Any] = {} if labels is None else json.loads((source / labels).read_text(encoding="utf-8"))
     known = {Path(name).with_suffix("").as_posix(): lines for name, lines in table.items()}

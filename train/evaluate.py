@@ -33,7 +33,7 @@ from tadisr.ocr import Reader
 from .data.pairs import Pairs, open_pairs
 from .evaluation import backbones, conventions, markup, methods, page, paper, rows, sheets, tables
 from .evaluation.backbones import Missing
-from .evaluation.bootstrap import draws
+from .evaluation.bootstrap import draw_samples
 from .evaluation.conventions import check_reader
 from .evaluation.methods import Method
 from .evaluation.record import Judge, Judged
@@ -89,7 +89,7 @@ def evaluate_methods(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], s
     degradations, explained = group_degradations(pairs, judged_by)
     context = rows.Context(
         engines=tuple(reader.label for reader in judged_by.readers),
-        drawn=draws(len(pairs), settings.draws, settings.seed),
+        drawn=draw_samples(len(pairs), settings.draws, settings.seed),
         lpips=lpips,
         inception=inception,
         hr_features=None if inception else np.stack([judged_by.hr_features(pair) for pair in pairs]),
@@ -111,7 +111,7 @@ def evaluate_methods(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], s
         "bootstrap": {"draws": settings.draws, "seed": settings.seed},
         "conventions": SAYS | {"set": judged_by.conventions.says},
         "notes": collect_notes(pairs, judged_by),
-        "rows": [rows.row(method, everything[method.name], first, context) for method in chosen],
+        "rows": [rows.make_row(method, everything[method.name], first, context) for method in chosen],
     }
     write_report(report, everything, pairs, judged_by, chosen, settings)
     return report
@@ -179,16 +179,22 @@ def write_report(
 ) -> None:
     """Write report.json, report.md, report.tex, the CSV files and the page."""
     beside = [read_report(path) for path in settings.beside]
-    built = tables.tables(report, beside)
-    head = f"# {markup.escape(report['data']['name'])}\n\n"
-    listed = "".join(f"- {markup.escape(note)}\n" for note in report["notes"])
+    built = tables.make_tables(report, beside)
+    head = f"# {markup.escape_markdown(report['data']['name'])}\n\n"
+    listed = "".join(f"- {markup.escape_markdown(note)}\n" for note in report["notes"])
     says = "".join(f"- `{name}`: {text}\n" for name, text in report["conventions"].items())
-    whole = head + "\n".join(map(markup.markdown, built)) + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
+    whole = (
+        head
+        + "\n".join(map(markup.format_markdown, built))
+        + f"\n## Notes\n\n{listed}\n## What the figures are\n\n{says}"
+    )
     _write(settings.out / "report.md", whole)
-    _write(settings.out / "report.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(markup.latex, built)))
-    _write(settings.out / "pictures.csv", sheets.pictures_csv(everything, report["engines"]))
-    _write(settings.out / "lines.csv", sheets.lines_csv(everything, report["engines"]))
-    _write(settings.out / "report.html", page.render(report, built, everything, pairs, judge, chosen, settings.out))
+    _write(settings.out / "report.tex", "% needs \\usepackage{booktabs}\n" + "\n".join(map(markup.format_latex, built)))
+    _write(settings.out / "pictures.csv", sheets.write_images_csv(everything, report["engines"]))
+    _write(settings.out / "lines.csv", sheets.write_lines_csv(everything, report["engines"]))
+    _write(
+        settings.out / "report.html", page.render_report(report, built, everything, pairs, judge, chosen, settings.out)
+    )
     _write(settings.out / "report.json", json.dumps(report, indent=1, ensure_ascii=False))
 
 
@@ -288,12 +294,12 @@ def choose_methods(arguments: argparse.Namespace) -> list[Method]:
     tiling = Tiling(tile=arguments.tile, overlap=arguments.overlap)
     models = arguments.model or [f"compact={COMPACT}"]
     chosen: list[Method] = [
-        methods.model(text, base=arguments.base, device=device, dtype=dtype, tiling=tiling)
+        methods.make_model(text, base=arguments.base, device=device, dtype=dtype, tiling=tiling)
         for text in models
         if text != "none"
     ]
-    chosen += [methods.baseline(text, device=device, sam=arguments.sam) for text in arguments.baseline]
-    chosen += [methods.results(text) for text in arguments.results]
+    chosen += [methods.make_baseline(text, device=device, sam=arguments.sam) for text in arguments.baseline]
+    chosen += [methods.make_results(text) for text in arguments.results]
     if arguments.first is not None:
         if arguments.first not in [method.name for method in chosen]:
             raise ConfigError(f"--first names {arguments.first}, which is none of the methods.")
@@ -350,7 +356,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is done is kept, the same command goes on", file=sys.stderr)
         return 130
-    print(markup.markdown(tables.results(report)))
+    print(markup.format_markdown(tables.results_table(report)))
     print(f"{arguments.out / 'report.html'}")
     return 0
 

@@ -49,7 +49,7 @@ from .command_errors import (
     report_in_one_sentence,
 )
 from .config import FitConfig
-from .data.triplets import Share, Triplets, held_out_samples, training_samples
+from .data.triplets import Share, Triplets, open_held_out_samples, open_training_samples
 from .loop.checkpoints import Checkpoints, gather_tensor
 from .loop.panel import Panel
 from .loop.scalars import Journal
@@ -100,7 +100,7 @@ def make_loader(config: FitConfig, accelerator: Accelerator, step: int, needs_ma
     )
     return DataLoader(
         Triplets(
-            training_samples(config.data, seed=config.seed, needs_mask=needs_mask),
+            open_training_samples(config.data, seed=config.seed, needs_mask=needs_mask),
             guided=config.data.guided,
             seed=config.seed,
         ),
@@ -187,7 +187,7 @@ def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest,
     batches = iter(make_loader(config, accelerator, step, needs_mask))
     panel = validation = None
     if config.panel or config.validate.every:
-        samples, count = held_out_samples(
+        samples, count = open_held_out_samples(
             config.data, seed=config.seed, needs_mask=needs_mask, names=config.validate.sources
         )
         panel = Panel(samples, min(config.panel, count or config.panel)) if config.panel else None

@@ -16,17 +16,17 @@ class Preview:
 
     def __init__(self, lr: Tensor) -> None:
         self.lr = lr
-        self.choose_factor = min(SCALE, LONGEST / max(lr.shape[-2:]))  # from LR pixels to the preview's
+        self.factor = min(SCALE, LONGEST / max(lr.shape[-2:]))  # from LR pixels to the preview's
         self.shown: int | None = None
 
     def lay(self, index: int, top: int, left: int, tile: Tensor) -> Tensor:
         """Lay an upscaled tile (3, 4h', 4w') at its LR place -> the preview (1, 3, H, W) in [0, 1]."""
         height, width = self.lr.shape[-2:]
         if index != self.shown:
-            size = max(1, round(height * self.choose_factor)), max(1, round(width * self.choose_factor))
+            size = max(1, round(height * self.factor)), max(1, round(width * self.factor))
             self.shown, self.canvas = index, shrink(self.lr[index : index + 1], size)
         rows, columns = (
-            (round(begin * self.choose_factor), round((begin + length / SCALE) * self.choose_factor))
+            (round(begin * self.factor), round((begin + length / SCALE) * self.factor))
             for begin, length in ((top, tile.shape[1]), (left, tile.shape[2]))
         )
         if rows[1] > rows[0] and columns[1] > columns[0]:

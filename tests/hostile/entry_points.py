@@ -55,7 +55,7 @@ def read_settings(path: Path) -> str:
     from train.synthesis import config as synthesis
 
     if "synthesis" in path.name:
-        return synthesis.read(path).out
+        return synthesis.read_config(path).out
     config = settings.read_config(path)
     model: Any = settings.build_model_config(config.model)
     return model.name

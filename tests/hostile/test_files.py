@@ -137,7 +137,7 @@ def test_yaml_configs(worker: Worker, tmp_path: Path, share: float, kind: str) -
     good = tmp_path / f"{kind}.yaml"
     good.write_text(yaml.safe_dump(table))
     (tmp_path / "x").mkdir()
-    assert synthesis.read(good) if kind == "synthesis" else settings.read_config(good)
+    assert synthesis.read_config(good) if kind == "synthesis" else settings.read_config(good)
     cases: list[tuple[str, Write]] = draw_cases(config(table), number(50, share), 7)
     run_cases(worker, f"{kind} configs", "yaml", tmp_path / "x", f"-{kind}.yaml", good, cases)
 

@@ -93,13 +93,13 @@ class Pair:
             return pixels
         height, width = pixels.shape[:2]
         padded = np.pad(pixels, ((0, -height % SCALE), (0, -width % SCALE), (0, 0)), "edge")
-        return scaled(padded, (padded.shape[0] // SCALE, padded.shape[1] // SCALE))
+        return resize_pixels(padded, (padded.shape[0] // SCALE, padded.shape[1] // SCALE))
 
     @property
     def upscaled(self) -> Pixels:
         """(H, W, 3), what the network is fed: the LR file where it has HR's size, else the LR picture x4, bicubic."""
         pixels = read_rgb(self.lr_path)
-        return pixels if self.is_upscaled else scaled(pixels, self.size)
+        return pixels if self.is_upscaled else resize_pixels(pixels, self.size)
 
     @property
     def mask(self) -> Pixels | None:
@@ -153,7 +153,7 @@ class Pairs(Sequence[Pair]):
 
 
 def open_pairs(folder: str | Path, *, split: Split = "auto") -> Pairs:
-    """The pairs of a folder in one of the layouts above; files are listed, not read.
+    """Open the pairs of a folder in one of the layouts above; files are listed, not read.
 
     split: `train` and `test` go by the layout's lists (train.txt and test.txt but for Real-CE, one name a line). FTSR without
     lists: the pictures numbered up to 45,000 train, the rest test (Sec. 4.1); of a smaller build the first nine tenths
@@ -163,14 +163,14 @@ def open_pairs(folder: str | Path, *, split: Split = "auto") -> Pairs:
     """
     folder = Path(folder)
     layout = find_layout(folder)
-    hr_files = list_pictures(folder / layout.hr)
+    hr_files = list_images(folder / layout.hr)
     lr_folder = _first(folder, layout.lr)
     if lr_folder is None:
         raise ConfigError(f"{folder} has {layout.hr}/, but no {'/ and no '.join(layout.lr)}/ with the LR pictures.")
-    lr_files = list_pictures(lr_folder)
+    lr_files = list_images(lr_folder)
     mask_folder = _first(folder, layout.mask)
-    mask_files = {} if mask_folder is None else list_pictures(mask_folder)
-    keys, part = choose(folder, layout, sorted(hr_files), split)
+    mask_files = {} if mask_folder is None else list_images(mask_folder)
+    keys, part = choose_split(folder, layout, sorted(hr_files), split)
     for files, where in ((hr_files, folder / layout.hr), (lr_files, lr_folder), (mask_files, mask_folder)):
         missing = [key for key in keys if key not in files]
         if where is not None and missing:
@@ -190,6 +190,7 @@ def open_pairs(folder: str | Path, *, split: Split = "auto") -> Pairs:
 
 
 def find_layout(folder: Path) -> Layout:
+    """Find the layout of a folder by its subfolders. Raises ConfigError."""
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}.")
     found = [layout for layout in LAYOUTS if (folder / layout.hr).is_dir()]
@@ -200,8 +201,8 @@ def find_layout(folder: Path) -> Layout:
     return found[0]
 
 
-def list_pictures(folder: Path) -> dict[str, Path]:
-    """Every picture under a folder by its relative path without suffix. Raises ConfigError where two share one."""
+def list_images(folder: Path) -> dict[str, Path]:
+    """List every image under a folder by its relative path without suffix. Raises ConfigError if two share one."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
@@ -212,15 +213,15 @@ def list_pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def choose(folder: Path, layout: Layout, keys: list[str], split: str) -> tuple[list[str], str]:
-    """The keys of a split, and which split it is (`auto` resolved)."""
+def choose_split(folder: Path, layout: Layout, keys: list[str], split: str) -> tuple[list[str], str]:
+    """Choose the keys of a split, and resolve `auto` to the split it stands for. Raises ConfigError."""
     if split not in ("auto", "all", "train", "test"):
         raise ConfigError(f"split is {split!r}, expected auto, all, train or test.")
     lists = {part: read_list(folder / name) for part, name in layout.lists.items() if (folder / name).is_file()}
     if not keys:
         raise ConfigError(f"{folder / layout.hr} has no pictures.")
     if not lists and layout.name == "FTSR":
-        cut = ftsr_cut(keys)
+        cut = count_training_keys(keys)
         lists = {"train": keys[:cut], "test": keys[cut:]}
     if split == "auto":
         split = "test" if "test" in lists else "all"
@@ -235,14 +236,14 @@ def choose(folder: Path, layout: Layout, keys: list[str], split: str) -> tuple[l
     return sorted(lists[split]), split
 
 
-def ftsr_cut(keys: list[str]) -> int:
-    """How many of FTSR's sorted keys train."""
+def count_training_keys(keys: list[str]) -> int:
+    """Count how many of FTSR's sorted keys are for training."""
     later = [i for i, key in enumerate(keys) if key.isdigit() and int(key) > FTSR_TRAIN]
     return later[0] if later else len(keys) * 9 // 10
 
 
 def read_list(path: Path) -> list[str]:
-    """The names of a list, one a line, suffixes and repetitions dropped."""
+    """Read the names in a list, one per line, without suffixes and repetitions."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     return sorted({_key(line) for line in lines if line})
 
@@ -256,7 +257,7 @@ def _key(name: str) -> str:
 
 
 def read_labels(folder: Path) -> dict[str, tuple[Label, ...]] | None:
-    """What humans read in a folder's HR pictures, by key; None where there is no file of labels.
+    """Read the transcripts of a folder's HR images, by key; None if there is no label file.
 
     labels.json: {name: [line, ...]}, a line being a text, or {"text": ..., "box": [[x, y] x4]}.
     labels.txt: `name TAB text`, or `name TAB x1,y1,x2,y2,x3,y3,x4,y4 TAB text`, a line of text a line; or PaddleOCR's own
@@ -283,7 +284,7 @@ def read_labels(folder: Path) -> dict[str, tuple[Label, ...]] | None:
 
 
 def read_index(path: Path) -> dict[str, tuple[Label, ...]] | None:
-    """Labels of crops with one line of text, by the sample's id."""
+    """Read the labels of crops with one line of text from index.jsonl, by the sample's id."""
     if not path.is_file():
         return None
     found: dict[str, tuple[Label, ...]] = {}
@@ -345,7 +346,7 @@ def _json(text: str, where: str) -> Any:
 
 
 def read_rgb(path: Path) -> Pixels:
-    """(H, W, 3) uint8; EXIF's rotation applied, transparency dropped. Raises ImageError."""
+    """Read an image as (H, W, 3) uint8, rotated as EXIF says, without transparency. Raises ImageError."""
     with _open(path) as file:
         upright = ImageOps.exif_transpose(file)
         if upright.mode.startswith("I"):  # 16 bits
@@ -354,7 +355,7 @@ def read_rgb(path: Path) -> Pixels:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width from the header, as `read_rgb` would have it."""
+    """Read height and width from the header, as `read_rgb` would return them."""
     with _open(path) as file:
         turned = file.getexif().get(0x0112, 1) >= 5
         return (file.width, file.height) if turned else (file.height, file.width)
@@ -381,8 +382,8 @@ class _open:  # noqa: N801 (a function by use)
             raise ImageError(f"{self.path} is broken: {error}.") from error
 
 
-def scaled(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bicubic with antialiasing to (H, W), as the pipeline does it, in 8 bits."""
+def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Resize to (H, W), bicubic with antialiasing as in the pipeline, in 8 bits."""
     return to_pixels(resize(from_pixels(pixels), size))
 
 

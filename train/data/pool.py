@@ -34,7 +34,7 @@ from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError, TADiSRError
 from tadisr.images import from_pixels, resize
 
-from .degradation.recipes import mixture
+from .degradation.recipes import degrade_mixture
 from .text_rendering.scenes import RenderedText
 
 Page = NDArray[Any]  # uint8 (H, W, 3), or (H, W, 4) with the mask
@@ -53,7 +53,7 @@ def write_page(folder: Path, index: int, page: Page) -> None:
     part.replace(target)
 
 
-def missing_pages(folder: Path, pages: int) -> list[int]:
+def list_missing_pages(folder: Path, pages: int) -> list[int]:
     """List the indices below `pages` that the pool does not have yet."""
     return [index for index in range(pages) if not (folder / f"{index:07d}.png").exists()]
 
@@ -75,7 +75,7 @@ class PoolCrops:
             raise ConfigError(f"crop is {crop}, expected a multiple of {SCALE} of at most {SIDE}, a page's side.")
         self.crop, self.seed, self.degradation = crop, seed, degradation
 
-    def sample(self, index: int) -> dict[str, Tensor]:
+    def draw_sample(self, index: int) -> dict[str, Tensor]:
         """upscaled, hr (3, c, c), mask (1, c, c), known (1,): 0 for a page that has no mask; float32 in [0, 1]."""
         rng = np.random.default_rng([self.seed, 4, index])
         page = read_page(self.files[int(rng.integers(len(self.files)))])
@@ -83,8 +83,8 @@ class PoolCrops:
         cut = page[top : top + self.crop, left : left + self.crop].astype(np.float32) / 255
         if rng.random() < 0.15:
             cut = np.rot90(cut, int(rng.integers(1, 4)))
-        hr, mask = recolor(cut[..., :3], rng), cut[..., 3:]
-        lr = mixture(np.ascontiguousarray(hr), self.degradation, rng)
+        hr, mask = recolor_image(cut[..., :3], rng), cut[..., 3:]
+        lr = degrade_mixture(np.ascontiguousarray(hr), self.degradation, rng)
         known = float(mask.shape[2])
         return {
             "upscaled": resize(from_pixels(lr), (self.crop, self.crop))[0],
@@ -102,7 +102,7 @@ def read_page(file: Path) -> Page:
     return cv2.cvtColor(page, cv2.COLOR_BGRA2RGBA if page.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-def recolor(image: NDArray[Any], rng: Generator) -> NDArray[Any]:
+def recolor_image(image: NDArray[Any], rng: Generator) -> NDArray[Any]:
     """Invert a fifth of the images, permute the colour channels of another fifth. (H, W, 3) in [0, 1]."""
     if rng.random() < 0.2:
         image = 1 - image
@@ -132,14 +132,14 @@ def _open_stream(arguments: argparse.Namespace) -> None:
 def _render(task: tuple[Path, int]) -> None:
     folder, index = task
     assert _stream is not None
-    hr, mask = _stream.scene(np.random.default_rng([_stream.seed, index]))
+    hr, mask = _stream.draw_scene(np.random.default_rng([_stream.seed, index]))
     page = np.dstack([hr, mask[..., None]])
     write_page(folder, index, (page * 255).round().astype(np.uint8))
 
 
 def render_pages(arguments: argparse.Namespace) -> None:
     """Draw the missing pages of rendered text, in `arguments.workers` processes."""
-    tasks = [(arguments.out, index) for index in missing_pages(arguments.out, arguments.pages)]
+    tasks = [(arguments.out, index) for index in list_missing_pages(arguments.out, arguments.pages)]
     with ProcessPoolExecutor(arguments.workers, get_context("spawn"), _open_stream, (arguments,)) as executor:
         for _ in tqdm(executor.map(_render, tasks, chunksize=8), total=len(tasks), mininterval=10):
             pass
@@ -154,7 +154,7 @@ def cut_pages(arguments: argparse.Namespace) -> None:
     files = sorted(p for source in arguments.sources for p in source.rglob("*") if p.suffix.lower() in ending)
     if not files:
         raise ConfigError(f"No {'PDF' if arguments.command == 'pdf' else 'image'} lies under {arguments.sources[0]}.")
-    for index in tqdm(missing_pages(arguments.out, arguments.pages), mininterval=10):
+    for index in tqdm(list_missing_pages(arguments.out, arguments.pages), mininterval=10):
         rng = np.random.default_rng([arguments.seed, index])
         write_page(arguments.out, index, next(_cuts(files, rng, pdf=arguments.command == "pdf")))
 
@@ -164,7 +164,7 @@ def _cuts(files: list[Path], rng: Generator, *, pdf: bool) -> Iterator[Page]:
     while True:
         file = files[int(rng.integers(len(files)))]
         try:
-            image = draw_pdf_page(file, rng) if pdf else read_photograph(file, rng)
+            image = draw_pdf_page(file, rng) if pdf else read_photo(file, rng)
         except (OSError, ValueError, subprocess.SubprocessError):
             continue
         if min(image.shape[:2]) < SIDE:
@@ -187,8 +187,8 @@ def draw_pdf_page(file: Path, rng: Generator) -> Page:
     return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB"))
 
 
-def read_photograph(file: Path, rng: Generator) -> Page:
-    """Read an image, made smaller by up to three so that its own blur and JPEG blocks shrink. Raises OSError."""
+def read_photo(file: Path, rng: Generator) -> Page:
+    """Read an image, reduced by up to 3 so that its own blur and JPEG blocks shrink. Raises OSError."""
     with Image.open(file) as opened:
         image = opened.convert("RGB")
     most = min(3.0, min(image.size) / SIDE)

@@ -21,7 +21,7 @@ from tadisr.errors import ConfigError
 from tadisr.images import from_pixels, resize
 
 from ..config import DataConfig, SourceConfig
-from .degradation.recipes import mixture
+from .degradation.recipes import degrade_mixture
 from .guides import draw_guide
 from .pairs import Pair, Pairs, find_layout, open_pairs
 from .pool import PoolCrops
@@ -34,7 +34,7 @@ Sample = dict[str, Tensor]  # upscaled (3, c, c), hr (3, c, c), mask (1, c, c), 
 
 
 class Samples(Protocol):
-    def sample(self, index: int) -> Sample: ...
+    def draw_sample(self, index: int) -> Sample: ...
 
 
 class Triplets(Dataset[Sample]):
@@ -48,7 +48,7 @@ class Triplets(Dataset[Sample]):
         self.samples, self.guided, self.seed = samples, guided, seed
 
     def __getitem__(self, index: int) -> Sample:
-        sample = self.samples.sample(index)
+        sample = self.samples.draw_sample(index)
         sample = {"known": torch.ones(1), "guide": torch.zeros_like(sample["mask"]), **sample}
         if self.guided and sample["known"].item():
             rng = np.random.default_rng([self.seed, 5, index])
@@ -63,8 +63,8 @@ class Rendered:
     def __init__(self, stream: RenderedText) -> None:
         self.stream = stream
 
-    def sample(self, index: int) -> Sample:
-        sample = self.stream.sample(index)
+    def draw_sample(self, index: int) -> Sample:
+        sample = self.stream.draw_sample(index)
         upscaled = resize(sample.pop("lr")[None], (self.stream.crop, self.stream.crop))[0]
         return {"upscaled": upscaled, **sample}
 
@@ -97,7 +97,7 @@ class PairCrops:
             )
         self.pairs, self.viewer, self.seed = pairs, viewer, seed
         self.degradation = degradation or {}
-        self.shares = None if small_text == 1 else small_text_shares(pairs, small_text)
+        self.shares = None if small_text == 1 else compute_small_text_shares(pairs, small_text)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -111,7 +111,7 @@ class PairCrops:
             return self.pairs[int(np.random.default_rng([self.seed, 4, index]).choice(len(self.pairs), p=self.shares))]
         return self.pairs[np.random.default_rng([self.seed, 1, passes]).permutation(len(self.pairs))[place]]
 
-    def sample(self, index: int) -> Sample:
+    def draw_sample(self, index: int) -> Sample:
         return self.cut(self.pair(index), np.random.default_rng([self.seed, 2, index]))
 
     def cut(self, pair: Pair, rng: np.random.Generator) -> Sample:
@@ -121,7 +121,7 @@ class PairCrops:
         mask = pair.mask
         if self.degradation:
             (hr_pixels,), cut_mask = self.viewer.cut([pair.hr], mask, rng)
-            lr = mixture(hr_pixels.astype(np.float32) / 255, self.degradation, rng)
+            lr = degrade_mixture(hr_pixels.astype(np.float32) / 255, self.degradation, rng)
             upscaled = _upscale(torch.from_numpy(lr).permute(2, 0, 1), self.viewer.crop)
         else:
             (pixels, hr_pixels), cut_mask = self.viewer.cut([pair.upscaled, pair.hr], mask, rng)
@@ -129,7 +129,7 @@ class PairCrops:
         return {"upscaled": upscaled, "hr": from_pixels(hr_pixels)[0], "mask": from_pixels(cut_mask[..., None])[0]}
 
     def cut_lr(self, pair: Pair, rng: np.random.Generator) -> Sample:
-        """Cut a window of an LR file of a quarter of HR's size, and upscale the window alone."""
+        """Cut a window of an LR file of a quarter of HR's size, and upscale only the window."""
         size, small = pair.size, self.viewer.crop // SCALE
         top, left = self.viewer.place(size, rng)
         window = np.s_[top * SCALE : top * SCALE + self.viewer.crop, left * SCALE : left * SCALE + self.viewer.crop]
@@ -143,13 +143,13 @@ class PairCrops:
         }
 
 
-def small_text_shares(pairs: list[Pair], weight: float) -> NDArray[np.float64]:
+def compute_small_text_shares(pairs: list[Pair], weight: float) -> NDArray[np.float64]:
     """Compute each pair's share of the samples: `weight` for small text, 1 for the others, divided by their sum.
 
     A pair's text is small where the median height of its labelled lines is under SMALL_TEXT LR pixels. Raises ConfigError
     for a negative weight and where no pair has labels with boxes.
     """
-    heights = [text_height(pair) for pair in pairs]
+    heights = [measure_text_height(pair) for pair in pairs]
     if weight < 0 or not any(height is not None for height in heights):
         raise ConfigError(
             f"small_text is {weight} for {pairs[0].hr_path.parent}: it needs a weight of 0 or more, and to know how high the "
@@ -162,7 +162,7 @@ def small_text_shares(pairs: list[Pair], weight: float) -> NDArray[np.float64]:
     return weights / weights.sum()
 
 
-def text_height(pair: Pair) -> float | None:
+def measure_text_height(pair: Pair) -> float | None:
     """Compute the median height of a pair's labelled lines in LR pixels; None without labels that have boxes."""
     boxes = [np.array(label.box) for label in pair.label or () if label.box is not None]
     sides = [np.linalg.norm(box - np.roll(box, -1, 0), axis=1).min() for box in boxes]
@@ -176,10 +176,10 @@ class Mixture:
         self.sources, self.seed = sources, seed
         self.shares = np.array(weights, np.float64) / sum(weights)
 
-    def sample(self, index: int) -> Sample:
+    def draw_sample(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, 3, index])
         source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
-        return source.sample(int(rng.integers(2**40)) if isinstance(source, PairCrops) else index)
+        return source.draw_sample(int(rng.integers(2**40)) if isinstance(source, PairCrops) else index)
 
 
 def _upscale(lr: Tensor, size: int) -> Tensor:
@@ -189,8 +189,8 @@ def _upscale(lr: Tensor, size: int) -> Tensor:
 # ---- from the config ------------------------------------------------------------------------------------------------
 
 
-def training_samples(data: DataConfig, *, seed: int, needs_mask: bool = True) -> Samples:
-    """The stream that a run trains on. Raises ConfigError."""
+def open_training_samples(data: DataConfig, *, seed: int, needs_mask: bool = True) -> Samples:
+    """Open the stream that a run trains on. Raises ConfigError."""
     sources, weights = [], []
     for name, config in _sources(data).items():
         source = _open(name, config, data, seed=seed, needs_mask=needs_mask)
@@ -206,7 +206,7 @@ def training_samples(data: DataConfig, *, seed: int, needs_mask: bool = True) ->
     return Mixture(sources, weights, seed=seed)
 
 
-def held_out_samples(
+def open_held_out_samples(
     data: DataConfig, *, seed: int, needs_mask: bool = True, names: tuple[str, ...] = ()
 ) -> tuple[HeldOut, int | None]:
     """Open samples that training never sees, and count them; None: without end.
@@ -235,11 +235,11 @@ class HeldOut:
         self.names = tuple(streams)
 
     def source(self, index: int) -> str:
-        """The name of the source that a sample is from."""
+        """Return the name of the source that a sample is from."""
         return self.names[index % len(self.names)]
 
-    def sample(self, index: int) -> Sample:
-        return self.streams[self.source(index)].sample(index // len(self.names))
+    def draw_sample(self, index: int) -> Sample:
+        return self.streams[self.source(index)].draw_sample(index // len(self.names))
 
 
 def _sources(data: DataConfig) -> dict[str, SourceConfig]:
@@ -300,7 +300,7 @@ def _open(
 
 
 def open_part(config: SourceConfig, *, held_out: bool) -> Pairs:
-    """What is trained on, or what is not. Raises ConfigError where a folder has no part that is held out."""
+    """Open the training or the held-out part of a source. Raises ConfigError if nothing is held out."""
     folder = Path(config.folder or "")
     if held_out and config.held_out is not None:
         return open_pairs(config.held_out)

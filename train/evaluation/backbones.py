@@ -45,7 +45,7 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, first: Array, second: Array) -> float:
-        one, other = (to_tensor(pixels, self.device) / 255 for pixels in (first, second))
+        one, other = (load_levels(pixels, self.device) / 255 for pixels in (first, second))
         return float(lpips_distance(self.network, one, other, self.value_range))
 
 
@@ -59,32 +59,35 @@ class Inception:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise ConfigError("FID needs the package torch-fidelity: pip install 'tadisr[train]'.") from error
-        self.key = f"inception-{hash_file(inception_file())[:16]}"
+        self.key = f"inception-{hash_file(locate_inception())[:16]}"
         network: Any = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(inception_file())
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(locate_inception())
         )
         self.network: nn.Module = network.to(device).eval()
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, pixels: Array) -> Array:
-        return self.network(to_tensor(pixels, self.device).to(torch.uint8))[0][0].float().cpu().numpy()
+        return self.network(load_levels(pixels, self.device).to(torch.uint8))[0][0].float().cpu().numpy()
 
 
-def to_tensor(pixels: Array, device: torch.device) -> Tensor:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32 in 0 to 255."""
+def load_levels(pixels: Array, device: torch.device) -> Tensor:
+    """Convert (H, W, 3) uint8 to (1, 3, H, W) float32 in 0 to 255 on a device."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].to(device, torch.float32)
 
 
-def inception_file() -> Path:
+def locate_inception() -> Path:
+    """Return the path of torch-fidelity's Inception weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
 
 
 def load_lpips(net: Net, device: torch.device, *, value_range: Range = "signed") -> Lpips | Missing:
+    """Load LPIPS, or return what file is missing."""
     file = lpips_backbone_file(net)
     return Lpips(net, device, value_range=value_range) if file.is_file() else Missing(file)
 
 
 def load_inception(device: torch.device) -> Inception | Missing:
-    file = inception_file()
+    """Load the Inception of FID, or return what file is missing."""
+    file = locate_inception()
     return Inception(device) if file.is_file() else Missing(file)

@@ -25,6 +25,7 @@ class Ratio:
 
     @classmethod
     def mean(cls, values: Sequence[float | None]) -> Ratio:
+        """Build the mean of values, one or None per image."""
         return cls(
             np.array([0.0 if value is None else value for value in values]),
             np.array([0.0 if value is None else 1.0 for value in values]),
@@ -36,19 +37,19 @@ class Ratio:
         return None if below == 0 else float(self.above.sum()) / below
 
 
-def draws(pictures: int, count: int, seed: int) -> Array:
-    """How often each picture is in each of `count` samples of as many with replacement: (count, pictures)."""
+def draw_samples(pictures: int, count: int, seed: int) -> Array:
+    """Draw `count` bootstrap samples -> how often each image is in each, (count, images)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=count).astype(np.float64)
 
 
-def interval(ratio: Ratio, drawn: Array) -> tuple[float, float] | None:
-    """The percentile interval of a metric. None where it has no value."""
+def confidence_interval(ratio: Ratio, drawn: Array) -> tuple[float, float] | None:
+    """Compute the percentile interval of a metric; None if it has no value."""
     return _bounds(_resampled(ratio, drawn))
 
 
-def difference(ratio: Ratio, first: Ratio, drawn: Array) -> tuple[float, float, float] | None:
-    """A metric less that of another method on the same pictures, and the interval of that."""
+def difference_interval(ratio: Ratio, first: Ratio, drawn: Array) -> tuple[float, float, float] | None:
+    """Compute the difference of two methods' metric on the same images, and its percentile interval."""
     if ratio.value is None or first.value is None:
         return None
     bounds = _bounds(_resampled(ratio, drawn) - _resampled(first, drawn))

@@ -44,7 +44,7 @@ CONVENTIONS = {one.name: one for one in (PAPER, AUTHORS)}
 
 
 def check_reader(conventions: Conventions, readers: Sequence[Reader]) -> str | None:
-    """Say where the first reader is not what the conventions name; None where it is, or where none is named."""
+    """Describe how the first reader differs from the conventions' reader; None if it does not, or none is named."""
     if conventions.name != "authors" or not readers:
         return None
     models = [path for path in readers[0].files if Path(path).suffix in (".onnx", ".pdiparams")]

@@ -12,7 +12,7 @@ from torch import Tensor
 from tadisr.ocr import TALL, Box, Line, Reader, ratio
 
 from ..data.pairs import Label
-from .metrics import overlap
+from .metrics import quad_iou
 
 SMALL, LARGE = 24, 48  # HR pixels of a box's height, about 1.4 times that of its letters
 SLANTED = 5  # degrees
@@ -22,19 +22,20 @@ LANGUAGES = ("Latin", "Chinese", "both", "digits", "other")
 ORIENTATIONS = ("level", "slanted", "vertical")
 
 
-def sides(box: Box) -> tuple[float, float]:
-    """Width and height of a line's box along its own axes."""
+def measure_sides(box: Box) -> tuple[float, float]:
+    """Measure width and height of a line's box along its own axes."""
     top, right, bottom, left = np.linalg.norm(box - np.roll(box, -1, 0), axis=1)
     return float(max(top, bottom)), float(max(right, left))
 
 
-def size(line: Line) -> str:
-    height = min(sides(line.box))  # of a vertical line its width
+def classify_size(line: Line) -> str:
+    """Classify a line by its height in pixels."""
+    height = min(measure_sides(line.box))  # of a vertical line its width
     return SIZES[0] if height < SMALL else SIZES[1] if height < LARGE else SIZES[2]
 
 
-def language(line: Line) -> str:
-    """By the scripts of its letters."""
+def classify_language(line: Line) -> str:
+    """Classify a line by the scripts of its letters."""
     names = {unicodedata.name(char, "").split(" ")[0] for char in line.text if unicodedata.category(char)[0] == "L"}
     chinese, latin = "CJK" in names, bool(names & {"LATIN", "FULLWIDTH"})
     if names - {"CJK", "LATIN", "FULLWIDTH"}:
@@ -44,8 +45,9 @@ def language(line: Line) -> str:
     return "digits" if any(char.isdigit() for char in line.text) else "other"
 
 
-def orientation(line: Line) -> str:
-    width, height = sides(line.box)
+def classify_orientation(line: Line) -> str:
+    """Classify a line as level, slanted or vertical."""
+    width, height = measure_sides(line.box)
     if height >= TALL * width:
         return "vertical"
     x, y = line.box[1] - line.box[0]
@@ -53,9 +55,9 @@ def orientation(line: Line) -> str:
 
 
 BUCKETS: dict[str, tuple[Callable[[Line], str], tuple[str, ...]]] = {
-    "size": (size, SIZES),
-    "language": (language, LANGUAGES),
-    "orientation": (orientation, ORIENTATIONS),
+    "size": (classify_size, SIZES),
+    "language": (classify_language, LANGUAGES),
+    "orientation": (classify_orientation, ORIENTATIONS),
 }
 
 
@@ -65,7 +67,7 @@ NOWHERE = np.zeros((4, 2), np.float32)
 
 
 def read_labelled(labels: Sequence[Label], image: Tensor, reader: Reader) -> list[tuple[Line, Line]]:
-    """Each label as a line, and what the reader finds for it in a picture (1, 3, H, W).
+    """Pair each label, as a line, with what the reader finds for it in an image (1, 3, H, W).
 
     A label with a box is read in its box. Those without are matched with the lines that are found in the picture, one
     to one and so that the strict ratios' sum is largest; one that is left over is matched with an empty line.
@@ -75,10 +77,11 @@ def read_labelled(labels: Sequence[Label], image: Tensor, reader: Reader) -> lis
     known = [Line(label.text, 1.0, box) for label, box in zip(boxed, boxes, strict=True)]
     pairs = list(zip(known, reader.read_boxes(image, boxes), strict=True))
     free = [Line(label.text, 1.0, NOWHERE) for label in labels if label.box is None]
-    return pairs + (match(free, reader.read(image)) if free else [])
+    return pairs + (match_lines(free, reader.read(image)) if free else [])
 
 
-def match(labels: Sequence[Line], lines: Sequence[Line]) -> list[tuple[Line, Line]]:
+def match_lines(labels: Sequence[Line], lines: Sequence[Line]) -> list[tuple[Line, Line]]:
+    """Match labels and lines one to one with the largest sum of strict ratios; a label left over gets an empty line."""
     ratios = np.zeros((len(labels), len(lines)))
     for i, label in enumerate(labels):
         ratios[i] = [ratio(label.text, line.text) for line in lines]
@@ -92,7 +95,7 @@ def match(labels: Sequence[Line], lines: Sequence[Line]) -> list[tuple[Line, Lin
 SAME_PLACE = 0.5  # intersection over union from which a detected line counts as a labelled one
 
 
-def spot(labels: Sequence[Label], found: Sequence[Line]) -> tuple[int, int, int, int]:
+def spot_lines(labels: Sequence[Label], found: Sequence[Line]) -> tuple[int, int, int, int]:
     """Match detected lines with labels that have boxes, one to one -> labels, detections, detected, spotted.
 
     A label is detected where a line overlaps it by SAME_PLACE or more, spotted where that line also reads the same, letter
@@ -101,14 +104,14 @@ def spot(labels: Sequence[Label], found: Sequence[Line]) -> tuple[int, int, int,
     boxed = [label for label in labels if label.box is not None]
     overlaps, same = np.zeros((len(boxed), len(found))), np.zeros((len(boxed), len(found)), bool)
     for i, label in enumerate(boxed):
-        overlaps[i] = [overlap(np.array(label.box), line.box) for line in found]
-        same[i] = [plain(label.text) == plain(line.text) for line in found]
+        overlaps[i] = [quad_iou(np.array(label.box), line.box) for line in found]
+        same[i] = [normalize_text(label.text) == normalize_text(line.text) for line in found]
     near = overlaps >= SAME_PLACE
     rows, columns = linear_sum_assignment(np.where(near, overlaps + 2 * same, 0), maximize=True)
     detected = near[rows, columns]
     return len(boxed), len(found), int(detected.sum()), int((detected & same[rows, columns]).sum())
 
 
-def plain(text: str) -> str:
-    """A text without spaces, letter case and width of characters."""
+def normalize_text(text: str) -> str:
+    """Remove spaces, letter case and width of characters from a text."""
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())

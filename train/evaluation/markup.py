@@ -7,20 +7,25 @@ import html
 from .tables import Table
 
 
-def escape(text: str) -> str:
-    """Names and texts from outside as plain words in markdown: no tags, links, code or further lines."""
+def escape_markdown(text: str) -> str:
+    """Escape text from outside for Markdown: no tags, links, code or line breaks."""
     text = html.escape(" ".join(text.split()), quote=False)
     return "".join(f"\\{char}" if char in "\\|[]`" else char for char in text)
 
 
-def markdown(table: Table) -> str:
+def format_markdown(table: Table) -> str:
+    """Format a table as Markdown under its title, with its note."""
     head = list(table.head)
     if table.groups:  # markdown has no spans: the group goes into the head
         titles = [title for title, width in table.groups for _ in range(width)]
         head = [f"{title}: {name}" if title else name for title, name in zip(titles, head, strict=True)]
-    rows = [[f"**{escape(c.text)}**" if c.bold else escape(c.text) for c in row] for row in table.rows]
-    grid = [[escape(name) for name in head], ["---"] * len(head), *rows]
-    return "\n".join([f"## {escape(table.title)}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""])
+    rows = [
+        [f"**{escape_markdown(c.text)}**" if c.bold else escape_markdown(c.text) for c in row] for row in table.rows
+    ]
+    grid = [[escape_markdown(name) for name in head], ["---"] * len(head), *rows]
+    return "\n".join(
+        [f"## {escape_markdown(table.title)}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""]
+    )
 
 
 LATEX = {
@@ -29,8 +34,8 @@ LATEX = {
 }  # fmt: skip
 
 
-def latex(table: Table) -> str:
-    """A booktabs table of its own."""
+def format_latex(table: Table) -> str:
+    """Format a table as a booktabs table."""
 
     def escape(text: str) -> str:
         return "".join(LATEX.get(char, char) for char in text)

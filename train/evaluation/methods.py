@@ -21,7 +21,7 @@ from tadisr.file_digest import hash_file
 from tadisr.images import from_pixels, to_pil
 from tadisr.inference.tiling import Tiling, Window, cut_window, run_tiled
 
-from ..data.pairs import Pair, Pixels, list_pictures, read_rgb
+from ..data.pairs import Pair, Pixels, list_images, read_rgb
 
 OWN = Tiling()
 OTHERS = Tiling(tile=1024, overlap=128)  # for networks of others, which know no text and need no more context
@@ -48,7 +48,7 @@ class Method(ABC):
     def make(self, pair: Pair) -> Made: ...
 
     def source(self, pair: Pair) -> str:
-        """A digest of what `make` reads of this pair."""
+        """Return a digest of the files that `make` reads for this pair."""
         return f"{self.digest} {hash_file(pair.lr_path)}"
 
 
@@ -67,7 +67,7 @@ class Plain(Method):
             return Made(pair.upscaled)
         lr = Image.fromarray(pair.lr)
         large = lr.resize((lr.width * SCALE, lr.height * SCALE), Image.Resampling.LANCZOS)
-        return Made(fit(np.array(large), pair))
+        return Made(crop_to_hr(np.array(large), pair))
 
 
 class Ours(Method):
@@ -90,7 +90,7 @@ class Ours(Method):
         config = adapter.read_header(file).config
         if config.lora is not None and base is None:
             raise CheckpointError(f"{file} is an adapter: say with --base where its frozen base lies.")
-        self.digest = text_digest(hash_file(file), device.type, str(dtype), repr(tiling))
+        self.digest = hash_texts(hash_file(file), device.type, str(dtype), repr(tiling))
 
     @cached_property
     def model(self) -> Any:
@@ -106,8 +106,8 @@ class Ours(Method):
         result = upscale(self.model, from_pixels(pair.lr), enlarged=enlarged, tiling=self.tiling)
         mask = None
         if self.model.config.decoder.joint:
-            mask = fit(np.array(to_pil(result.mask)), pair)
-        return Made(fit(np.array(to_pil(result.image)), pair), mask)
+            mask = crop_to_hr(np.array(to_pil(result.mask)), pair)
+        return Made(crop_to_hr(np.array(to_pil(result.image)), pair), mask)
 
 
 class Foreign(Method):
@@ -119,7 +119,7 @@ class Foreign(Method):
         if not file.is_file():
             raise CheckpointError(f"There is no file {file}.")
         self.name, self.file, self.path, self.device, self.tiling = name, file, file, device, tiling
-        self.digest = text_digest(hash_file(file), device.type, repr(tiling))
+        self.digest = hash_texts(hash_file(file), device.type, repr(tiling))
 
     @cached_property
     def network(self) -> Any:
@@ -148,7 +148,7 @@ class Foreign(Method):
             return torch.cat([self.network(one.to(self.device)).float() for one in cut]), tiles[:, :1] * 0
 
         picture, _ = run_tiled(run, lr, tiling=self.tiling)
-        return Made(fit(np.array(to_pil(picture)), pair))
+        return Made(crop_to_hr(np.array(to_pil(picture)), pair))
 
 
 class Segmented(Method):
@@ -161,7 +161,7 @@ class Segmented(Method):
             if not path.is_file():
                 raise CheckpointError(f"There is no file {path}.")
         self.name, self.file, self.path, self.sam, self.device = name, file, file, sam, device
-        self.digest = text_digest(hash_file(file), "" if sam is None else hash_file(sam), device.type)
+        self.digest = hash_texts(hash_file(file), "" if sam is None else hash_file(sam), device.type)
 
     @cached_property
     def segmenter(self) -> Any:
@@ -186,7 +186,7 @@ class Results(Method):
         if not folder.is_dir():
             raise ConfigError(f"There is no folder {folder} of results.")
         self.name, self.file, self.digest = name, folder, "results"
-        self.files = list_pictures(folder)
+        self.files = list_images(folder)
 
     def find(self, pair: Pair) -> Path:
         if pair.key not in self.files:
@@ -209,41 +209,42 @@ class Results(Method):
         return pixels
 
 
-def fit(pixels: Pixels, pair: Pair) -> Pixels:
-    """Without the rows and columns by which four times the LR picture is larger than HR (three at most)."""
+def crop_to_hr(pixels: Pixels, pair: Pair) -> Pixels:
+    """Remove the rows and columns (at most three) by which four times the LR image is larger than HR."""
     height, width = pair.size
     return pixels[:height, :width]
 
 
-def text_digest(*parts: str) -> str:
+def hash_texts(*parts: str) -> str:
+    """Hash texts with sha256."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 # ---- from the command line ------------------------------------------------------------------------------------------
 
 
-def named(text: str) -> tuple[str | None, str]:
-    """`NAME=REST` -> (NAME, REST); a path that is there may have an equals sign of its own."""
+def split_name(text: str) -> tuple[str | None, str]:
+    """Split `NAME=REST` into (NAME, REST); an existing path may contain an equals sign."""
     name, equals, rest = text.partition("=")
     if not equals or "/" in name or Path(text).exists():
         return None, text
     return name, rest
 
 
-def model(text: str, *, base: Path | None, device: torch.device, dtype: torch.dtype, tiling: Tiling) -> Ours:
-    """`[NAME=]FILE`; without a name the file's, or of a run's model.safetensors its folder's."""
-    name, rest = named(text)
+def make_model(text: str, *, base: Path | None, device: torch.device, dtype: torch.dtype, tiling: Tiling) -> Ours:
+    """Make a method of `[NAME=]FILE`; the default name is the file's, or for a run's model.safetensors its folder's."""
+    name, rest = split_name(text)
     file = Path(rest)
     own = file.resolve().parent.name if file.stem == "model" else file.stem
     return Ours(name or own, file, base=base, device=device, dtype=dtype, tiling=tiling)
 
 
-def baseline(text: str, *, device: torch.device, sam: Path | None = None) -> Method:
+def make_baseline(text: str, *, device: torch.device, sam: Path | None = None) -> Method:
     """Build `bicubic`, `lanczos`, `[NAME=]esrgan:FILE` for any file that spandrel can load, or `[NAME=]segmenter:FILE`.
 
     sam: SAM's own file, for Hi-SAM's published segmenters. Raises ConfigError for anything else.
     """
-    name, rest = named(text)
+    name, rest = split_name(text)
     if rest in ("bicubic", "lanczos"):
         return Plain(name or rest, rest)
     kind, colon, file = rest.partition(":")
@@ -254,7 +255,7 @@ def baseline(text: str, *, device: torch.device, sam: Path | None = None) -> Met
     raise ConfigError(f"{text!r} is no baseline, expected bicubic, lanczos, esrgan:FILE or segmenter:FILE.")
 
 
-def results(text: str) -> Results:
-    """`[NAME=]DIR`; without a name the folder's."""
-    name, rest = named(text)
+def make_results(text: str) -> Results:
+    """Make a method of `[NAME=]DIR`; the default name is the folder's."""
+    name, rest = split_name(text)
     return Results(name or Path(rest).resolve().name, Path(rest))

@@ -18,7 +18,7 @@ K1, K2, PEAK = 0.01, 0.03, 255.0
 TOUCHED = 0.05  # of a line's box that its mask fills: strokes take a seventh to a third of it
 
 
-def ssim(first: Array, second: Array, *, padding: str = "valid") -> float:
+def compute_ssim(first: Array, second: Array, *, padding: str = "valid") -> float:
     """Compute Wang et al.'s SSIM with an 11x11 Gaussian of sigma 1.5; the mean over channels.
 
     (H, W) or (H, W, C), on a scale of 0 to 255. padding: `valid` counts only windows that fit wholly into the image, `zeros`
@@ -45,20 +45,20 @@ def _blur(x: Array) -> Array:
     return cv2.sepFilter2D(x, cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
 
 
-def luma(pixels: Array) -> Array:
-    """Y of BT.601 in video range, 16 to 235, as MATLAB's rgb2ycbcr: (H, W, 3) -> (H, W) float64."""
+def compute_luma(pixels: Array) -> Array:
+    """Compute Y of BT.601 in video range, 16 to 235, as MATLAB's rgb2ycbcr does: (H, W, 3) -> (H, W) float64."""
     return pixels.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255 + 16
 
 
-def mask_counts(mask: Array, target: Array) -> tuple[int, int, int]:
-    """True positives, false positives and false negatives of two masks (H, W) in 0 to 255, at one half."""
+def count_mask_pixels(mask: Array, target: Array) -> tuple[int, int, int]:
+    """Count true positives, false positives and false negatives of two masks (H, W) in 0 to 255, at one half."""
     ours, theirs = mask > 127, target > 127
     return int((ours & theirs).sum()), int((ours & ~theirs).sum()), int((~ours & theirs).sum())
 
 
-def mask_on_lines(mask: Array, boxes: Sequence[Array]) -> tuple[int, int, int, int]:
-    """A mask (H, W) in 0 to 255, at one half, beside the boxes (4, 2) of the lines that a reader found: pixels of the
-    mask in a box, all of them, boxes of which the mask fills TOUCHED at least, all boxes.
+def count_mask_on_lines(mask: Array, boxes: Sequence[Array]) -> tuple[int, int, int, int]:
+    """Compare a mask (H, W) in 0 to 255, at one half, with the boxes (4, 2) of the lines that a reader found: count the
+    mask's pixels in a box, all of them, the boxes of which the mask fills at least TOUCHED, all boxes.
     """
     text = mask > 127
     inside = [cv2.fillPoly(np.zeros(text.shape, np.uint8), [np.round(box).astype(np.int32)], 1) > 0 for box in boxes]
@@ -67,7 +67,7 @@ def mask_on_lines(mask: Array, boxes: Sequence[Array]) -> tuple[int, int, int, i
     return int((text & anywhere).sum()), int(text.sum()), touched, len(boxes)
 
 
-def overlap(first: Array, second: Array) -> float:
+def quad_iou(first: Array, second: Array) -> float:
     """Compute the intersection over union of two convex quadrilaterals (4, 2)."""
     areas = [float(cv2.contourArea(np.asarray(box, np.float32))) for box in (first, second)]
     shared, _ = cv2.intersectConvexConvex(np.asarray(first, np.float32), np.asarray(second, np.float32))
@@ -75,8 +75,8 @@ def overlap(first: Array, second: Array) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def frechet(first: Array, second: Array) -> float:
-    """|m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two sets of features (n, d) and (m, d), n and m 2 or more.
+def frechet_distance(first: Array, second: Array) -> float:
+    """Compute |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two sets of features (n, d) and (m, d), n and m at least 2.
 
     With A_i the centred features over sqrt(n_i - 1), S_i = A_i^T A_i, and the trace of the root is the sum of the
     singular values of A_1 A_2^T: exact also where there are fewer pictures than features, and no root is taken of a

@@ -29,7 +29,7 @@ LOW, WIDE = 56, 520  # pixels: a line is shown at least this high, at most this 
 SIDE = 720  # of a whole picture
 
 
-def render(
+def render_report(
     report: dict[str, Any],
     tables: Sequence[Table],
     everything: dict[str, list[Judged]],
@@ -38,7 +38,7 @@ def render(
     chosen: Sequence[Method],
     out: Path,
 ) -> str:
-    """HTML; the crops it shows are written into `out`/crops."""
+    """Render the page; its crops are written into `out`/crops."""
     engine = report["engines"][0] if report["engines"] else ""
     shutil.rmtree(out / "crops", ignore_errors=True)  # those of a report before
     gallery = Gallery(pairs, judge, chosen, out / "crops")
@@ -48,8 +48,8 @@ def render(
         report=report,
         tables=tables,
         methods=[method.name for method in chosen],
-        lines=worst_lines(everything, engine, gallery) if engine else [],
-        pictures=worst_pictures(everything, engine, gallery),
+        lines=collect_worst_lines(everything, engine, gallery) if engine else [],
+        pictures=collect_worst_images(everything, engine, gallery),
     )
 
 
@@ -68,14 +68,14 @@ class Gallery:
         return self._of[1]
 
     def save(self, name: str, picture: Image.Image) -> str:
-        """Its address from the page."""
+        """Save an image, and return its address from the page."""
         path = self.folder / f"{name}.jpg"
         write_atomic(path, lambda temporary: picture.save(temporary, format="JPEG", quality=90, subsampling=0))
         return f"crops/{name}.jpg"
 
 
-def worst_lines(everything: dict[str, list[Judged]], engine: str, gallery: Gallery) -> list[dict[str, Any]]:
-    """The lines that each method reads worst, those of the first one before the others'."""
+def collect_worst_lines(everything: dict[str, list[Judged]], engine: str, gallery: Gallery) -> list[dict[str, Any]]:
+    """Collect the lines that each method reads worst, the first method's first."""
     picked: list[tuple[int, int]] = []
     for number, judged in enumerate(everything.values()):
         every = [(pair, i, j) for i, one in enumerate(judged) for j, pair in enumerate(one.lines[engine])]
@@ -90,7 +90,7 @@ def worst_lines(everything: dict[str, list[Judged]], engine: str, gallery: Galle
             pair = judged[i].lines[engine][j]
             shown.append({"name": name, "text": pair.after.text, "score": pair.ocr_a})
         for number, view in enumerate(shown):
-            crop = cut(gallery.pictures(i)[view["name"]], before.box)
+            crop = crop_line(gallery.pictures(i)[view["name"]], before.box)
             view["file"] = gallery.save(f"line-{i:05d}-{j:03d}-{number}", crop)
         cards[i, j] = {
             "key": first[i].key,
@@ -102,8 +102,8 @@ def worst_lines(everything: dict[str, list[Judged]], engine: str, gallery: Galle
     return [cards[at] for at in dict.fromkeys(picked)]
 
 
-def worst_pictures(everything: dict[str, list[Judged]], engine: str, gallery: Gallery) -> list[dict[str, Any]]:
-    """The pictures with the first method's lowest OCR-A, or PSNR where nothing is read; boxes green where a line is right."""
+def collect_worst_images(everything: dict[str, list[Judged]], engine: str, gallery: Gallery) -> list[dict[str, Any]]:
+    """Collect the images with the first method's lowest OCR-A, or PSNR without OCR; boxes are green where a line is right."""
     first = next(iter(everything.values()))
 
     def badness(i: int) -> tuple[float, float]:
@@ -141,8 +141,8 @@ def worst_pictures(everything: dict[str, list[Judged]], engine: str, gallery: Ga
     return cards
 
 
-def cut(pixels: Pixels, box: ocr.Box) -> Image.Image:
-    """A line with a margin around it, its box drawn, enlarged where it is small."""
+def crop_line(pixels: Pixels, box: ocr.Box) -> Image.Image:
+    """Crop a line with a margin, its box drawn, enlarged if it is small."""
     height, width = pixels.shape[:2]
     (left, top), (right, bottom) = box.min(0), box.max(0)
     margin = MARGIN * min(right - left, bottom - top) + 2

@@ -51,7 +51,7 @@ NAMES_2 = {
 }  # fmt: skip
 
 
-def known_as(name: str, names: dict[str, str]) -> str | None:
-    """The paper's name of a row, None where the paper has no such method."""
+def find_paper_name(name: str, names: dict[str, str]) -> str | None:
+    """Find the paper's name of a row; None if the paper has no such method."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return next((known for start, known in names.items() if plain.startswith(start)), None)

@@ -29,9 +29,9 @@ from ..data.pairs import Pair, Pixels
 from ..psnr import compute_psnr
 from .backbones import Inception, Lpips, Missing
 from .conventions import PAPER, Conventions
-from .lines import read_labelled, spot
+from .lines import read_labelled, spot_lines
 from .methods import Made, Method
-from .metrics import Array, luma, mask_counts, mask_on_lines, ssim
+from .metrics import Array, compute_luma, compute_ssim, count_mask_on_lines, count_mask_pixels
 
 SPOTTED = 0.5  # confidence from which a line read in a result counts as spotted
 
@@ -65,7 +65,7 @@ class Judge:
     conventions: Conventions = PAPER
 
     def judge(self, pair: Pair, method: Method) -> Judged:
-        """Everything about what a method makes of a pair; what is kept already is read."""
+        """Compute every score of a method's result for a pair, or read it from the cache."""
         hr_digest = hash_file(pair.hr_path)
         source = method.source(pair)
         mask_digest = "" if pair.mask_path is None else hash_file(pair.mask_path)
@@ -95,49 +95,52 @@ class Judge:
             truth = ocr.countable(found, minimum=self.minimum)
             name = f"ocr {_digest(reader.label, str(self.minimum))}"
             if name not in kept:
-                kept[name] = [to_json(one.after) for one in ocr.reread(truth, work.output, reader)]
-            after = [from_json(line) for line in kept[name]]
+                kept[name] = [line_to_json(one.after) for one in ocr.reread(truth, work.output, reader)]
+            after = [line_from_json(line) for line in kept[name]]
             judged.lines[reader.label] = [ocr.Pair(a, b) for a, b in zip(truth, after, strict=True)]
             name = f"mask {_digest(reader.label)}"
             if name not in kept:
                 mask = work.made.mask
-                kept[name] = None if mask is None else mask_on_lines(mask, [line.box for line in found])
+                kept[name] = None if mask is None else count_mask_on_lines(mask, [line.box for line in found])
             if kept[name] is not None:
                 judged.on_lines[reader.label] = kept[name]
             if pair.label:
                 name = f"label {_digest(reader.label, repr(pair.label))}"
                 if name not in kept:
-                    kept[name] = [[to_json(a), to_json(b)] for a, b in read_labelled(pair.label, work.output, reader)]
-                judged.labelled[reader.label] = [ocr.Pair(from_json(a), from_json(b)) for a, b in kept[name]]
+                    kept[name] = [
+                        [line_to_json(a), line_to_json(b)] for a, b in read_labelled(pair.label, work.output, reader)
+                    ]
+                judged.labelled[reader.label] = [ocr.Pair(line_from_json(a), line_from_json(b)) for a, b in kept[name]]
                 if any(label.box is not None for label in pair.label):
                     name = f"spot {_digest(reader.label, repr(pair.label), str(SPOTTED))}"
                     if name not in kept:
                         lines = [line for line in reader.read(work.output) if line.score >= SPOTTED]
-                        kept[name] = spot(pair.label, lines)
+                        kept[name] = spot_lines(pair.label, lines)
                     judged.spotted[reader.label] = kept[name]
         if json.dumps(kept) != before:
             _write_json(file, kept)
         return judged
 
     def found(self, pair: Pair, reader: Reader, hr_digest: str, hr: Callable[[], Pixels]) -> list[Line]:
-        """All lines of the HR picture, read once for each reader."""
+        """Read all lines of the HR image, once for each reader."""
         file = self.folder / "truth" / _digest(VERSION, reader.label)[:16] / f"{hr_digest}.json"
         if not file.is_file():
-            _write_json(file, [to_json(line) for line in reader.read(from_pixels(hr()))])
-        return [from_json(line) for line in json.loads(file.read_text(encoding="utf-8"))]
+            _write_json(file, [line_to_json(line) for line in reader.read(from_pixels(hr()))])
+        return [line_from_json(line) for line in json.loads(file.read_text(encoding="utf-8"))]
 
     def input_psnr(self, pair: Pair) -> float:
-        """PSNR of what the network is fed: how bad the LR picture is."""
+        """Compute the PSNR of the network's input, the resized LR image."""
         file = self.folder / "input" / f"{_digest(VERSION, hash_file(pair.lr_path), hash_file(pair.hr_path))}.json"
         if not file.is_file():
             _write_json(file, compute_psnr(pair.upscaled, pair.hr))
         return json.loads(file.read_text())
 
     def picture(self, pair: Pair, method: Method) -> Pixels:
-        """A method's picture once more, to be shown."""
+        """Compute a method's result again, to show it."""
         return self._make(pair, method, method.source(pair))[0].picture
 
     def hr_features(self, pair: Pair) -> Array:
+        """Compute the Inception features of the HR image."""
         return self._features(f"hr {hash_file(pair.hr_path)}", lambda: pair.hr)
 
     def _features(self, source: str, picture: Callable[[], Pixels]) -> Array:
@@ -206,27 +209,27 @@ class Work:
 
 
 def _pixel_values(picture: Pixels, hr: Pixels) -> dict[str, float]:
-    y, y_hr = luma(picture), luma(hr)
+    y, y_hr = compute_luma(picture), compute_luma(hr)
     return {"psnr": compute_psnr(picture, hr), "psnr_y": compute_psnr(y, y_hr), **_ssim_values(picture, hr, "valid")}
 
 
 def _ssim_values(picture: Pixels, hr: Pixels, padding: str) -> dict[str, float]:
     return {
-        "ssim": ssim(picture, hr, padding=padding),
-        "ssim_y": ssim(luma(picture), luma(hr), padding=padding),
+        "ssim": compute_ssim(picture, hr, padding=padding),
+        "ssim_y": compute_ssim(compute_luma(picture), compute_luma(hr), padding=padding),
     }
 
 
 def _mask_counts(made: Made, pair: Pair) -> tuple[int, int, int] | None:
     target = pair.mask
-    return None if made.mask is None or target is None else mask_counts(made.mask, target)
+    return None if made.mask is None or target is None else count_mask_pixels(made.mask, target)
 
 
-def to_json(line: Line) -> dict[str, Any]:
+def line_to_json(line: Line) -> dict[str, Any]:
     return {"text": line.text, "score": line.score, "box": np.asarray(line.box, np.float64).tolist()}
 
 
-def from_json(line: dict[str, Any]) -> Line:
+def line_from_json(line: dict[str, Any]) -> Line:
     return Line(line["text"], line["score"], np.array(line["box"], np.float32))
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from tadisr import ocr
 
 from .backbones import Missing
-from .bootstrap import Ratio, difference, interval
+from .bootstrap import Ratio, confidence_interval, difference_interval
 from .lines import BUCKETS
 from .methods import Method
-from .metrics import Array, frechet
+from .metrics import Array, frechet_distance
 from .record import Judged
 
 DECIMALS = 6
@@ -32,8 +32,10 @@ class Context:
     degradations: tuple[str, ...]  # of each picture
 
 
-def ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]:
-    """Every metric that is a mean or a share, by its name in the row; OCR's of the second engine on as `NAME@ENGINE`."""
+def collect_ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]:
+    """Collect every metric that is a mean or a share, by its name in the row; OCR metrics of further engines as
+    `NAME@ENGINE`.
+    """
     found = {
         name: Ratio.mean([one.values.get(name) for one in judged])
         for name in ("psnr", "ssim", "psnr_y", "ssim_y", "lpips")
@@ -60,9 +62,9 @@ def ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]
     return found
 
 
-def row(method: Method, judged: Sequence[Judged], first: Sequence[Judged], context: Context) -> dict[str, Any]:
-    """One method's row. `first` is the first method's judged pictures, to which differences are taken."""
-    values, reference = ratios(judged, context.engines), ratios(first, context.engines)
+def make_row(method: Method, judged: Sequence[Judged], first: Sequence[Judged], context: Context) -> dict[str, Any]:
+    """Make one method's row. first: the first method's judged images, to which differences are computed."""
+    values, reference = collect_ratios(judged, context.engines), collect_ratios(first, context.engines)
     result: dict[str, Any] = {
         "name": method.name,
         "kind": method.kind,
@@ -74,8 +76,8 @@ def row(method: Method, judged: Sequence[Judged], first: Sequence[Judged], conte
     result |= {name: _round(ratio.value) for name, ratio in values.items() if "@" not in name}
     if context.lpips is not None:
         result["lpips"] = str(context.lpips)
-    result["fid"] = fid(judged, context)
-    result |= counts(judged, context.engines[0] if context.engines else "")
+    result["fid"] = compute_fid(judged, context)
+    result |= count_lines(judged, context.engines[0] if context.engines else "")
     result["seconds"] = _round(float(np.median([one.values["seconds"] or 0.0 for one in judged])))
     result["engines"] = {
         engine: {
@@ -84,18 +86,19 @@ def row(method: Method, judged: Sequence[Judged], first: Sequence[Judged], conte
             if name.startswith(("ocr_a", "line_match", "det_", "spot_"))
             and (name.endswith(f"@{engine}") if number else "@" not in name)
         }
-        | counts(judged, engine)
+        | count_lines(judged, engine)
         for number, engine in enumerate(context.engines)
     }
-    result["interval"] = {name: _rounds(interval(ratio, context.drawn)) for name, ratio in values.items()}
+    result["interval"] = {name: _rounds(confidence_interval(ratio, context.drawn)) for name, ratio in values.items()}
     result["difference"] = {
-        name: _rounds(difference(ratio, reference[name], context.drawn)) for name, ratio in values.items()
+        name: _rounds(difference_interval(ratio, reference[name], context.drawn)) for name, ratio in values.items()
     }
-    result["by"] = buckets(judged, context)
+    result["by"] = score_buckets(judged, context)
     return result
 
 
-def counts(judged: Sequence[Judged], engine: str) -> dict[str, int]:
+def count_lines(judged: Sequence[Judged], engine: str) -> dict[str, int]:
+    """Count lines, images with text and labels."""
     lines = [len(one.lines.get(engine, [])) for one in judged]
     return {
         "lines": sum(lines),
@@ -104,16 +107,19 @@ def counts(judged: Sequence[Judged], engine: str) -> dict[str, int]:
     }
 
 
-def fid(judged: Sequence[Judged], context: Context) -> float | str | None:
+def compute_fid(judged: Sequence[Judged], context: Context) -> float | str | None:
+    """Compute FID; a string says which file is missing."""
     if context.inception is not None:
         return str(context.inception)
     if context.hr_features is None or len(judged) < 2:
         return None
-    return _round(frechet(np.stack([one.features for one in judged if one.features is not None]), context.hr_features))
+    return _round(
+        frechet_distance(np.stack([one.features for one in judged if one.features is not None]), context.hr_features)
+    )
 
 
-def buckets(judged: Sequence[Judged], context: Context) -> dict[str, dict[str, dict[str, Any]]]:
-    """OCR-A of the lines of a kind, all lines counting the same; by degradation every metric of the pictures."""
+def score_buckets(judged: Sequence[Judged], context: Context) -> dict[str, dict[str, dict[str, Any]]]:
+    """Compute OCR-A by kind of line, all lines weighted equally, and by degradation every metric of the images."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     engine = context.engines[0] if context.engines else ""
     for kind, (classify, names) in BUCKETS.items():
@@ -131,15 +137,17 @@ def buckets(judged: Sequence[Judged], context: Context) -> dict[str, dict[str, d
             over = {metric: Ratio(np.array(sums, np.float64), below) for metric, sums in above.items()}
             found[kind][name] = {metric: _round(ratio.value) for metric, ratio in over.items()} | {
                 "lines": int(below.sum()),
-                "interval": {metric: _rounds(interval(ratio, context.drawn)) for metric, ratio in over.items()},
+                "interval": {
+                    metric: _rounds(confidence_interval(ratio, context.drawn)) for metric, ratio in over.items()
+                },
             }
     found["degradation"] = {}
     for name in dict.fromkeys(sorted(context.degradations)):
         chosen = [one for one, kind in zip(judged, context.degradations, strict=True) if kind == name]
-        values = ratios(chosen, context.engines[:1])
+        values = collect_ratios(chosen, context.engines[:1])
         found["degradation"][name] = {metric: _round(ratio.value) for metric, ratio in values.items()} | {
             "pictures": len(chosen),
-            **counts(chosen, engine),
+            **count_lines(chosen, engine),
         }
     return found
 

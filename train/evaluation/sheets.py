@@ -13,8 +13,8 @@ from .lines import BUCKETS
 from .record import Judged
 
 
-def pictures_csv(everything: Mapping[str, Sequence[Judged]], engines: Sequence[str]) -> str:
-    """One row a picture and method."""
+def write_images_csv(everything: Mapping[str, Sequence[Judged]], engines: Sequence[str]) -> str:
+    """Write one CSV row per image and method."""
     names = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "seconds")
     table = [
         ["method", "picture", *names, *(f"{m} {e}" for e in engines for m in ("ocr_a", "strict", "exact", "lines"))]
@@ -28,8 +28,8 @@ def pictures_csv(everything: Mapping[str, Sequence[Judged]], engines: Sequence[s
     return _csv(table)
 
 
-def lines_csv(everything: Mapping[str, Sequence[Judged]], engines: Sequence[str]) -> str:
-    """One row a line and method."""
+def write_lines_csv(everything: Mapping[str, Sequence[Judged]], engines: Sequence[str]) -> str:
+    """Write one CSV row per line and method."""
     table = [["method", "picture", "engine", "line", *BUCKETS, "hr", "read", "ocr_a", "strict"]]
     for method, judged in everything.items():
         for one in judged:

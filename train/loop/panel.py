@@ -20,7 +20,7 @@ class Panel:
     """The first `count` of held-out samples."""
 
     def __init__(self, samples: Samples, count: int) -> None:
-        drawn = [samples.sample(index) for index in range(count)]
+        drawn = [samples.draw_sample(index) for index in range(count)]
         self.upscaled, self.hr, self.mask = (torch.stack([s[key] for s in drawn]) for key in ("upscaled", "hr", "mask"))
 
     @torch.no_grad()

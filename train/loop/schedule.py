@@ -53,13 +53,13 @@ class Watch:
     SETTLED = 50  # steps before a leap counts
 
     def __init__(self, factor: float, state: list[float] | None = None) -> None:
-        self.choose_factor, (self.mean, self.seen) = factor, state or (0.0, 0)
+        self.factor, (self.mean, self.seen) = factor, state or (0.0, 0)
 
     def find_problem(self, loss: float) -> str | None:
         """Describe what is wrong with this step's loss; None if nothing is."""
         if not math.isfinite(loss):
             return f"The loss is {loss}"
-        if self.choose_factor and self.seen >= self.SETTLED and loss > self.choose_factor * self.mean:
+        if self.factor and self.seen >= self.SETTLED and loss > self.factor * self.mean:
             return f"The loss leapt to {loss:.4g}, {loss / self.mean:.0f} times its running mean"
         self.seen += 1
         weight = max(0.02, 1 / self.seen)

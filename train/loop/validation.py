@@ -49,7 +49,7 @@ class Validation:
         rows: list[tuple[int, dict[str, float]]] = []
         for turn in range(-(-self.count // world)):  # as many runs in every process: a split model needs them all
             index = min(turn * world + rank, self.count - 1)
-            sample = self.samples.sample(index)
+            sample = self.samples.draw_sample(index)
             output = model(sample["upscaled"][None].to(model.device))
             mask = None if output.mask_logits is None else output.mask_logits.float().cpu().sigmoid()
             rows.append((index, self.row(index, sample, output.image.float().cpu().clamp(0, 1), mask)))

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from . import config as settings
-from .build import STEPS, Steps, resolve
+from .build import STEPS, Steps, resolve_paths
 from .engine.workers import Here, Task, Workers, open_workers
 
 
@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--samples", type=int, default=100, help="how many to compose and degrade (100)")
     parser.add_argument("--pool", type=int, metavar="N", help="then again with N processes, and the gain")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.set_defaults(run=command)
+    parser.set_defaults(run=run_command)
 
 
 class Watched:
@@ -44,49 +44,49 @@ class Watched:
         self.memory: list[float] = []
 
     def map(self, task: Task, chunks: dict[int, Any], *, on_device: int | None) -> Iterator[tuple[int, Any]]:
-        begun, worked, records = time.perf_counter(), processor(), 0
+        begun, worked, records = time.perf_counter(), measure_cpu_time(), 0
         self.memory = []
         for key, found in self.inner.map(task, chunks, on_device=on_device):
             records += len(found)
-            self.memory.append(resident())
+            self.memory.append(measure_memory())
             yield key, found
         seconds = time.perf_counter() - begun
-        spent = processor() - worked
+        spent = measure_cpu_time() - worked
         rates = {"rate": records / max(seconds, 1e-9), "core": records / max(spent, 1e-9)}
-        self.rows.append({"records": records, "seconds": seconds, **rates, **growth(self.memory)})
+        self.rows.append({"records": records, "seconds": seconds, **rates, **summarize_memory(self.memory)})
 
     def close(self) -> None:
         self.inner.close()
 
 
-def family() -> Iterator[psutil.Process]:
-    """This process and its children."""
+def list_processes() -> Iterator[psutil.Process]:
+    """List this process and its children."""
     own = psutil.Process()
     yield own
     yield from own.children(recursive=True)
 
 
-def resident() -> float:
-    """MB that they hold."""
+def measure_memory() -> float:
+    """Measure the resident memory of these processes in MB."""
     total = 0.0
-    for process in family():
+    for process in list_processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             total += process.memory_info().rss / 2**20
     return total
 
 
-def processor() -> float:
-    """Seconds that they have computed."""
+def measure_cpu_time() -> float:
+    """Measure the CPU seconds of these processes."""
     total = 0.0
-    for process in family():
+    for process in list_processes():
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             total += times.user + times.system
     return total
 
 
-def growth(memory: list[float]) -> dict[str, float]:
-    """The medians of the second and the last tenth of a step's course: what it needs, and whether that grows."""
+def summarize_memory(memory: list[float]) -> dict[str, float]:
+    """Return the medians over the second and the last tenth of a step: its memory, and whether it grows."""
     if not memory:
         return {"early": 0.0, "late": 0.0, "peak": 0.0}
     tenth = max(1, len(memory) // 10)
@@ -94,7 +94,8 @@ def growth(memory: list[float]) -> dict[str, float]:
     return {"early": float(np.median(early)), "late": float(np.median(memory[-tenth:])), "peak": max(memory)}
 
 
-def measure(config: settings.SynthesisConfig, workers: Workers) -> list[dict[str, Any]]:
+def measure_steps(config: settings.SynthesisConfig, workers: Workers) -> list[dict[str, Any]]:
+    """Time every step with `workers`, and record its memory."""
     watched = Watched(workers)
     try:
         Steps(config, config).run(watched, STEPS[-1], quiet=True)
@@ -103,15 +104,15 @@ def measure(config: settings.SynthesisConfig, workers: Workers) -> list[dict[str
     return [{"step": name, **row} for name, row in zip(STEPS, watched.rows, strict=False)]
 
 
-def command(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     results: dict[str, Any] = {"cores": os.cpu_count(), "samples": arguments.samples}
     ways: list[tuple[str, Workers]] = [("one core", Here())]
     if arguments.pool:
         ways.append((f"{arguments.pool} processes", open_workers(arguments.pool)))
     for name, workers in ways:
         with tempfile.TemporaryDirectory(prefix="ftsr-bench-") as folder:
-            config = resolve(settings.read(arguments.config, [*arguments.overrides, f"out={folder}"]))
-            rows = measure(dataclasses.replace(config, samples=arguments.samples), workers)
+            config = resolve_paths(settings.read_config(arguments.config, [*arguments.overrides, f"out={folder}"]))
+            rows = measure_steps(dataclasses.replace(config, samples=arguments.samples), workers)
         results[name] = rows
         print(name)
         print(

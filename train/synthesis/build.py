@@ -20,7 +20,7 @@ from ..run_lock import lock_folder
 from . import config as settings
 from .config import SynthesisConfig
 from .engine.journal import Record, Records, write_bytes, write_lines
-from .engine.step import Step, redo, run
+from .engine.step import Step, forget_steps, run_step
 from .engine.workers import Workers, open_workers
 from .report.page import write_report
 from .steps.backgrounds import Backgrounds
@@ -45,20 +45,20 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--until", choices=STEPS, help="stop after this step")
     parser.add_argument("--redo", choices=STEPS, help="forget this step and all after it, and do them anew")
     parser.add_argument("--report", action="store_true", help="write report.html even before the build is whole")
-    parser.set_defaults(run=command)
+    parser.set_defaults(run=run_command)
 
 
-def command(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     overrides = list(arguments.overrides)
     if arguments.out is not None:
         overrides.append(f"out={arguments.out}")
-    config = settings.read(arguments.config, overrides)
-    build(config, ray=arguments.ray, until=arguments.until, again=arguments.redo, report=arguments.report)
+    config = settings.read_config(arguments.config, overrides)
+    build_data_set(config, ray=arguments.ray, until=arguments.until, again=arguments.redo, report=arguments.report)
     return 0
 
 
-def resolve(config: SynthesisConfig) -> SynthesisConfig:
-    """The same build for workers anywhere: absolute paths, and the OCR engine by its name."""
+def resolve_paths(config: SynthesisConfig) -> SynthesisConfig:
+    """Make paths absolute and name the OCR engine, so that workers anywhere build the same."""
 
     def file(path: str) -> str:
         return str(Path(path).expanduser().resolve())
@@ -85,7 +85,7 @@ def resolve(config: SynthesisConfig) -> SynthesisConfig:
     )
 
 
-def build(
+def build_data_set(
     config: SynthesisConfig,
     *,
     ray: str | None = None,
@@ -94,14 +94,14 @@ def build(
     report: bool = False,
     quiet: bool = False,
 ) -> Path:
-    """Make the data set, or what is missing of it; its folder."""
-    given, config = config, resolve(config)
+    """Build the data set, or what is missing of it; return its folder."""
+    given, config = config, resolve_paths(config)
     out = Path(config.out)
     with lock_folder(out, "build"):
         steps = Steps(config, given)
         write_bytes(out / "work" / "config.json", json.dumps(settings.to_dict(config), indent=1).encode())
         if again is not None:
-            redo(steps.all, again)
+            forget_steps(steps.all, again)
         workers = open_workers(config.workers, ray)
         try:
             whole = steps.run(workers, until or STEPS[-1], quiet=quiet)
@@ -131,53 +131,53 @@ class Steps:
         return [getattr(self, name) for name in STEPS]
 
     def run(self, workers: Workers, until: str, *, quiet: bool) -> bool:
-        """From the first step to the one named; whether the data set is whole."""
+        """Run from the first step to `until`; return whether the data set is complete."""
         config, done, counts = self.config, STEPS.index(until), Counter[str]()
         out = Path(config.out)
 
-        pictures = run(self.masks, workers, quiet=quiet)
+        pictures = run_step(self.masks, workers, quiet=quiet)
         found = Counter(picture["status"] for picture in pictures)
         counts.update({"text pictures": found.total(), "broken text pictures": found["broken"]})
-        quarantine(out, pictures)
+        write_quarantine(out, pictures)
         if done < 1:
             return False
         fine = tuple(record for record in pictures if record["status"] == "ok")
-        crops = run(dataclasses.replace(self.filter, pictures=fine), workers, quiet=quiet)
+        crops = run_step(dataclasses.replace(self.filter, pictures=fine), workers, quiet=quiet)
         kept = tuple(crop for crop in crops if crop["status"] == "kept")
         counts.update({"text crops": sum(1 for _ in crops), "text crops kept": len(kept)})
         if done < 2:
             return False
         enhance = dataclasses.replace(self.enhance, crops=kept)
-        enhanced = run(enhance, workers, quiet=quiet)
+        enhanced = run_step(enhance, workers, quiet=quiet)
         enhance.write_pool(enhanced)
         counts["text crops enhanced"] = sum(record["enhanced"] > 1 for record in enhanced)
         if done < 3:
             return False
-        grounds = run(self.backgrounds, workers, quiet=quiet)
+        grounds = run_step(self.backgrounds, workers, quiet=quiet)
         self.backgrounds.write_pool(grounds)
         found = Counter(ground["status"] for ground in grounds)
         counts.update({"backgrounds": found.total(), "broken backgrounds": found["broken"]})
         counts["backgrounds kept"] = found["kept"]
-        quarantine(out, pictures, grounds)
+        write_quarantine(out, pictures, grounds)
         if done < 4:
             return False
         for name in ("text crops", "backgrounds"):
             if not counts[f"{name} kept"]:
                 write_report(out)
                 raise ConfigError(f"No {name} were kept: {out}/report.html shows what was dropped and why.")
-        composed = run(self.compose, workers, quiet=quiet)
+        composed = run_step(self.compose, workers, quiet=quiet)
         if done < 5:
             return False
-        degraded = run(self.degrade, workers, quiet=quiet)
+        degraded = run_step(self.degrade, workers, quiet=quiet)
         write_index(config, composed, degraded)
         if config.write.shards and done >= 6:
-            run(self.shards, workers, quiet=quiet)
+            run_step(self.shards, workers, quiet=quiet)
         write_card(config, self.given, dict(counts))
         return True
 
 
-def quarantine(out: Path, *found: Records) -> None:
-    """`quarantine.jsonl`: the pictures that could not be used, and why."""
+def write_quarantine(out: Path, *found: Records) -> None:
+    """Write quarantine.jsonl: the images that could not be used, and why."""
     names = ("foreground", "background", "index", "key", "reason")
     bad = (record for records in found for record in records if record["status"] == "broken")
     write_lines(out / "quarantine.jsonl", ({n: r[n] for n in names if n in r} for r in bad))

@@ -153,8 +153,8 @@ class SynthesisConfig:
                 raise ConfigError(f"{problem}.")
 
 
-def read(path: str | Path, overrides: list[str] | None = None) -> SynthesisConfig:
-    """A YAML file over the one its `inherit` names, then `key.sub=value` overrides. Raises ConfigError."""
+def read_config(path: str | Path, overrides: list[str] | None = None) -> SynthesisConfig:
+    """Read a YAML file over the one its `inherit` names, then apply `key.sub=value` overrides. Raises ConfigError."""
     data = load_table(Path(path))
     for override in overrides or []:
         data = merge_tables(data, parse_override(override))
@@ -172,10 +172,10 @@ def from_dict(data: dict[str, Any], where: str = "config") -> SynthesisConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """As YAML and JSON have it: tuples are lists."""
+    """Convert a config to plain values as in YAML and JSON: tuples become lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def digest(*parts: Any) -> str:
-    """A short name for settings: the same for the same values."""
+def hash_settings(*parts: Any) -> str:
+    """Hash settings to 16 hex digits, equal for equal values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,9 +19,9 @@ from scipy import ndimage
 from scipy.special import j1
 
 from tadisr import ConfigError, ImageError
-from train.data.degradation.kernels import Blur, random_kernel, sinc_kernel
-from train.data.degradation.on_tensors import Tensors, degrade_batch, together
-from train.data.degradation.recipes import FTSR, REAL_ESRGAN, RECIPES, Preset, degrade
+from train.data.degradation.kernels import Blur, draw_kernel, make_sinc_kernel
+from train.data.degradation.on_tensors import Tensors, degrade_batch, run_in_batches
+from train.data.degradation.recipes import FTSR, REAL_ESRGAN, RECIPES, Preset, degrade_image
 
 SIDE, COUNT = 64, 160
 
@@ -164,7 +164,7 @@ def references() -> dict[str, list[NDArray[np.float32]]]:
 
 
 def with_opencv(name: str) -> list[NDArray[np.float32]]:
-    return [degrade(photograph(), name, rng) for rng in rngs(COUNT)]
+    return [degrade_image(photograph(), name, rng) for rng in rngs(COUNT)]
 
 
 def with_torch(name: str) -> list[NDArray[np.float32]]:
@@ -209,14 +209,14 @@ def test_kernels_are_drawn_as_published(blur: Blur) -> None:
             rows.append([len(kernel), kernel.max(), (kernel * (x * x + y * y)).sum(), (kernel < -1e-9).any()])
         return np.array(rows, float)
 
-    ours, theirs = figures(random_kernel), figures(lambda b, rng: reference_kernel(b, rng))
+    ours, theirs = figures(draw_kernel), figures(lambda b, rng: reference_kernel(b, rng))
     error = np.sqrt((ours.var(0) + theirs.var(0)) / 1500)
     assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * error + 1e-9).all(), (ours.mean(0), theirs.mean(0))
 
 
 @pytest.mark.parametrize("cutoff", [math.pi / 3, math.pi / 2, 2.4])
 def test_a_sinc_passes_what_lies_below_its_cutoff(cutoff: float) -> None:
-    response = np.abs(np.fft.fft2(sinc_kernel(cutoff, 21), (128, 128)))[0, :65]
+    response = np.abs(np.fft.fft2(make_sinc_kernel(cutoff, 21), (128, 128)))[0, :65]
     omega = np.linspace(0, math.pi, 65)
     assert response[omega < cutoff - 0.35].min() > 0.85
     assert response[omega > cutoff + 0.45].max(initial=0) < 0.15
@@ -251,13 +251,13 @@ def test_together_leaves_the_others_in_their_places() -> None:
         calls.append(which)
         return -batch
 
-    done = together(images, ["a", None, "b", "a", None], negate)
+    done = run_in_batches(images, ["a", None, "b", "a", None], negate)
     assert [float(d) for d in done] == [0, 1, -2, -3, 4] and calls == [[0, 3], [2]]
 
 
 def test_both_sets_of_tools_do_the_same_to_a_picture() -> None:
     """One recipe without noise: OpenCV's and torch's results differ by rounding and by how `area` is understood."""
-    hr, kernel = photograph(), random_kernel(REAL_ESRGAN.first.kernels, np.random.default_rng(3))
+    hr, kernel = photograph(), draw_kernel(REAL_ESRGAN.first.kernels, np.random.default_rng(3))
     from train.data.degradation.recipes import Pictures
 
     one, two = Pictures(), Tensors()
@@ -277,7 +277,7 @@ def test_the_stream_that_trained_models_saw_is_still_the_same() -> None:
     y, x = np.mgrid[0:96, 0:128].astype(np.float32)
     hr = np.stack([0.5 + 0.5 * np.sin(x / 3 + y / 7), x / 127, y / 95], 2).astype(np.float32)
     for name, expected in {"ftsr": (0.6882, 0.3712, 0.4713), "real-esrgan": (0.6873, 0.3899, 0.5083)}.items():
-        assert degrade(hr, name, np.random.default_rng(7))[10, 10] == pytest.approx(expected, abs=0.03)
+        assert degrade_image(hr, name, np.random.default_rng(7))[10, 10] == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize("tools", ["opencv", "torch"])

@@ -45,7 +45,7 @@ def test_crops_depend_on_seed_and_index_alone(pages: Path) -> None:
     def opened(seed: int) -> pool.PoolCrops:
         return pool.PoolCrops(pages, crop=64, seed=seed, degradation={"light": 1.0})
 
-    first, again, other = opened(1).sample(7), opened(1).sample(7), opened(2).sample(7)
+    first, again, other = opened(1).draw_sample(7), opened(1).draw_sample(7), opened(2).draw_sample(7)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["hr"], other["hr"])
     assert first["upscaled"].shape == first["hr"].shape == (3, 64, 64) and first["mask"].shape == (1, 64, 64)
@@ -60,7 +60,7 @@ def test_pages_without_a_mask_are_cut_from_photographs(tmp_path: Path) -> None:
     Image.new("RGB", (600, 600), "white").save(source / "empty.png")
     (source / "broken.jpg").write_bytes(b"no image")
     assert pool.main(["cut", str(tmp_path / "pool"), str(source), "--pages", "2"]) == 0
-    sample = pool.PoolCrops(tmp_path / "pool", crop=64, seed=0, degradation={"bicubic": 1.0}).sample(0)
+    sample = pool.PoolCrops(tmp_path / "pool", crop=64, seed=0, degradation={"bicubic": 1.0}).draw_sample(0)
     assert sample["known"].item() == 0 and not sample["mask"].any()
 
 
@@ -69,7 +69,7 @@ def test_an_empty_pool_and_a_damaged_page_are_told(tmp_path: Path) -> None:
         pool.PoolCrops(tmp_path, crop=64, seed=0, degradation={"light": 1.0})
     (tmp_path / "0000000.png").write_bytes(b"damaged")
     with pytest.raises(ImageError, match="0000000"):
-        pool.PoolCrops(tmp_path, crop=64, seed=0, degradation={"light": 1.0}).sample(0)
+        pool.PoolCrops(tmp_path, crop=64, seed=0, degradation={"light": 1.0}).draw_sample(0)
 
 
 def test_a_third_of_the_samples_with_text_carry_a_guide(pages: Path) -> None:

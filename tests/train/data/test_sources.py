@@ -16,7 +16,7 @@ from source_files import mask, picture, png, write
 
 from tadisr.errors import TADiSRError
 from train.data.sources import KINDS, LICENCES, SourceError, open_source
-from train.data.sources.files import any_strokes
+from train.data.sources.files import select_strokes
 from train.synthesis.__main__ import main
 
 lmdb = pytest.importorskip("lmdb")
@@ -233,8 +233,11 @@ def test_a_mask_lies_on_the_picture_as_stored_whatever_exif_says(tmp_path: Path)
 
 
 def test_codings_of_masks_are_told_apart() -> None:
-    assert any_strokes(mask(0, 1)).max() == 255 and any_strokes(mask(0, 100, 200))[0, :3].tolist() == [0, 255, 0]
-    assert any_strokes(mask(100, 200, 130, 127))[0, :4].tolist() == [0, 255, 255, 0] and any_strokes(mask()).max() == 0
+    assert select_strokes(mask(0, 1)).max() == 255 and select_strokes(mask(0, 100, 200))[0, :3].tolist() == [0, 255, 0]
+    assert (
+        select_strokes(mask(100, 200, 130, 127))[0, :4].tolist() == [0, 255, 255, 0]
+        and select_strokes(mask()).max() == 0
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "gone"])

@@ -11,9 +11,16 @@ import torch
 from fonts import FONTS
 
 from tadisr import ConfigError
-from train.data.degradation.recipes import PRESETS, bicubic, degrade, gaussian_kernel, mixture, sinc_kernel
+from train.data.degradation.recipes import (
+    PRESETS,
+    degrade_bicubic,
+    degrade_image,
+    degrade_mixture,
+    make_gaussian_kernel,
+    make_sinc_kernel,
+)
 from train.data.text_rendering import backgrounds, scenes, strings
-from train.data.text_rendering.backgrounds import masonry
+from train.data.text_rendering.backgrounds import draw_masonry
 from train.data.text_rendering.scenes import SCENES, Page, RenderedText, main
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
@@ -55,8 +62,8 @@ def test_the_mask_is_exactly_where_ink_changed_the_picture(kind: str, stream: Re
             rng = np.random.default_rng(seed)
             page = Page(96, stream, rng)
             if not with_text:
-                ink = page.ink
-                page.ink = lambda c, color, o, is_text=True, ink=ink: (
+                ink = page.paint_ink
+                page.paint_ink = lambda c, color, o, is_text=True, ink=ink: (
                     None if is_text else ink(c, color, o, is_text=False)
                 )
             SCENES[kind][0](page, rng)
@@ -95,8 +102,8 @@ def test_a_camera_softens(stream: RenderedText) -> None:
 def test_text_is_larger_by_its_scale(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def first_em(scale: float) -> float:
         asked: list[float] = []
-        font = Page.font
-        monkeypatch.setattr(Page, "font", lambda page, script, em: asked.append(em) or font(page, script, em))
+        font = Page.draw_font
+        monkeypatch.setattr(Page, "draw_font", lambda page, script, em: asked.append(em) or font(page, script, em))
         rng = np.random.default_rng(3)
         SCENES[kind][0](Page(96, RenderedText(crop=64, fonts=FONTS, text_scale=scale), rng), rng)
         monkeypatch.undo()
@@ -123,7 +130,7 @@ def test_photographs_are_used_and_missing_folders_named(tmp_path: Path) -> None:
 def test_a_wall_has_joints_through_all_of_it() -> None:
     seen = 0
     for seed in range(12):
-        wall = masonry(128, np.random.default_rng(seed))
+        wall = draw_masonry(128, np.random.default_rng(seed))
         assert wall.shape == (128, 128, 3) and wall.dtype == np.float32 and wall.min() >= 0 and wall.max() <= 1
         _, number, counts = np.unique(wall.reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
         assert (counts > 30).sum() > 3  # bricks of several tones
@@ -138,12 +145,12 @@ def test_a_wall_has_joints_through_all_of_it() -> None:
 
 def test_so_many_grounds_are_walls(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[int] = []
-    monkeypatch.setattr(backgrounds, "masonry", lambda size, rng: built.append(size) or masonry(size, rng))
+    monkeypatch.setattr(backgrounds, "draw_masonry", lambda size, rng: built.append(size) or draw_masonry(size, rng))
     shares = []
     for walls in (0.0, 0.5):
         stream = RenderedText(crop=64, fonts=FONTS, walls=walls)
         for i in range(40):
-            stream.sample(i)
+            stream.draw_sample(i)
         shares.append(len(built))
     assert shares[0] == 0 and 10 < shares[1] < 30
 
@@ -156,19 +163,19 @@ def test_a_font_without_the_script_is_not_taken(stream: RenderedText) -> None:
 
 def test_strings_have_all_kinds() -> None:
     rng = np.random.default_rng(0)
-    text = "".join(strings.line(script, rng) for script in ("latin", "chinese") for _ in range(200))
+    text = "".join(strings.draw_line(script, rng) for script in ("latin", "chinese") for _ in range(200))
     assert any(c.isdigit() for c in text) and any("一" <= c <= "鿿" for c in text) and any(c.islower() for c in text)
-    assert all(strings.line(script, rng) for script in strings.SCRIPTS for _ in range(20))
+    assert all(strings.draw_line(script, rng) for script in strings.SCRIPTS for _ in range(20))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_degradations(preset: str) -> None:
     hr = np.random.default_rng(0).random((64, 96, 3)).astype(np.float32)
-    one, two = (degrade(hr, preset, np.random.default_rng(5)) for _ in range(2))
+    one, two = (degrade_image(hr, preset, np.random.default_rng(5)) for _ in range(2))
     assert one.shape == (16, 24, 3) and one.dtype == np.float32
     assert np.array_equal(one, two) and one.min() >= 0 and one.max() <= 1
     for seed in range(15):
-        assert np.isfinite(degrade(hr, preset, np.random.default_rng(seed))).all()
+        assert np.isfinite(degrade_image(hr, preset, np.random.default_rng(seed))).all()
 
 
 def test_degrading_keeps_the_picture_in_its_place() -> None:
@@ -178,7 +185,7 @@ def test_degrading_keeps_the_picture_in_its_place() -> None:
     for preset in PRESETS:
         found = []
         for seed in range(12):
-            lr = degrade(blob, preset, np.random.default_rng(seed)).mean(2)
+            lr = degrade_image(blob, preset, np.random.default_rng(seed)).mean(2)
             weight = np.clip(lr - 0.5, 0, None)
             cy, cx = (np.sum(weight * axis) / weight.sum() for axis in np.mgrid[0:32, 0:32])
             found.append((cx * 4 + 1.5, cy * 4 + 1.5))
@@ -187,20 +194,20 @@ def test_degrading_keeps_the_picture_in_its_place() -> None:
 
 def test_kernels_and_mixture() -> None:
     for kernel in (
-        gaussian_kernel(13, 1.0, 2.0, 0.3),
-        gaussian_kernel(7, 1, 1, 0, beta=2, plateau=True),
-        sinc_kernel(2, 15),
+        make_gaussian_kernel(13, 1.0, 2.0, 0.3),
+        make_gaussian_kernel(7, 1, 1, 0, beta=2, plateau=True),
+        make_sinc_kernel(2, 15),
     ):
         assert kernel.sum() == pytest.approx(1, abs=1e-5)
     hr = np.random.default_rng(0).random((32, 32, 3)).astype(np.float32)
-    clean = mixture(hr, {"bicubic": 1.0, "real-esrgan": 0.0}, np.random.default_rng(1))
-    assert np.abs(clean - bicubic(hr, np.random.default_rng(1))).mean() < 0.1
+    clean = degrade_mixture(hr, {"bicubic": 1.0, "real-esrgan": 0.0}, np.random.default_rng(1))
+    assert np.abs(clean - degrade_bicubic(hr, np.random.default_rng(1))).mean() < 0.1
     with pytest.raises(ConfigError, match="no degradation 'jpeg'"):
-        degrade(hr, "jpeg", np.random.default_rng(0))
+        degrade_image(hr, "jpeg", np.random.default_rng(0))
 
 
 def test_the_sheet(tmp_path: Path, stream: RenderedText) -> None:
-    scenes.sheet(stream, 3, tmp_path / "sheet.png")
+    scenes.write_sheet(stream, 3, tmp_path / "sheet.png")
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (64, 3 * 3 * 64, 3)
 
 
@@ -210,7 +217,7 @@ def test_samples_become_pairs_on_disk(tmp_path: Path) -> None:
     fonts = list(map(str, FONTS))
     assert main([str(tmp_path / "pairs"), "--n", "2", "--crop", "64", "--seed", "5", "--fonts", *fonts]) == 0
     pairs = open_pairs(tmp_path / "pairs")
-    sample = RenderedText(crop=64, seed=5, fonts=FONTS, degradation={"light": 1.0}).sample(1)
+    sample = RenderedText(crop=64, seed=5, fonts=FONTS, degradation={"light": 1.0}).draw_sample(1)
     assert [pair.key for pair in pairs] == ["0000", "0001"] and pairs[1].mask is not None
     for name in ("hr", "lr", "mask"):
         stored, drawn = getattr(pairs[1], name), sample[name].numpy()

@@ -175,7 +175,7 @@ def test_the_authors_conventions_and_a_segmenter(report: Path, data: Path, finis
     assert list(found) == ["bicubic", "SAM-TS", "TiGeSR", "TeReDiff"]
     assert found["bicubic"]["psnr"] == before["bicubic"]["psnr"]
     hrs, larges = ([np.array(Image.open(p / f"{i}.png")) for i in range(3)] for p in (data / "hr", finished))
-    padded = np.mean([metrics.ssim(a, b, padding="zeros") for a, b in zip(hrs, larges, strict=True)])
+    padded = np.mean([metrics.compute_ssim(a, b, padding="zeros") for a, b in zip(hrs, larges, strict=True)])
     assert found["TiGeSR"]["ssim"] == pytest.approx(padded, abs=1e-6)
     assert found["bicubic"]["ssim"] != before["bicubic"]["ssim"]
     notes = read_report(tmp_path)["notes"]
@@ -202,19 +202,24 @@ def test_masks_beside_the_lines_that_are_read(report: Path) -> None:
     mask = np.zeros((40, 60), np.uint8)
     mask[10:20, 10:30] = 255
     box, bare = (np.array([[x, 8], [x + 22, 8], [x + 22, 22], [x, 22]], np.float32) for x in (20, 36))
-    assert metrics.mask_on_lines(mask, [box, bare]) == (100, 200, 1, 2)  # columns 20 to 29; the other box is empty
-    assert metrics.mask_on_lines(mask, []) == (0, 200, 0, 0)
+    assert metrics.count_mask_on_lines(mask, [box, bare]) == (
+        100,
+        200,
+        1,
+        2,
+    )  # columns 20 to 29; the other box is empty
+    assert metrics.count_mask_on_lines(mask, []) == (0, 200, 0, 0)
 
 
 def test_missing_backbones_are_named(report: Path) -> None:
-    from train.evaluation.backbones import inception_file
+    from train.evaluation.backbones import locate_inception
     from train.losses import lpips_backbone_file
 
-    if lpips_backbone_file("alex").is_file() or inception_file().is_file():
+    if lpips_backbone_file("alex").is_file() or locate_inception().is_file():
         pytest.skip("this machine has the backbones")
     for row in rows(report).values():
         assert row["lpips"] == f"backbone missing: {lpips_backbone_file('alex')}"
-        assert row["fid"] == f"backbone missing: {inception_file()}"
+        assert row["fid"] == f"backbone missing: {locate_inception()}"
     assert "backbone missing: alexnet-owt-7be5be79.pth" in (report / "report.md").read_text()
 
 
@@ -414,16 +419,19 @@ def test_the_papers_tables(report: Path, tmp_path: Path) -> None:
     other["data"]["name"] = "Real-CE-val"
     for one, value in ((ftsr, 98.0), (other, 99.0)):
         one["rows"] = [dict(one["rows"][0], name="ours", psnr=value), dict(one["rows"][1], name="RealESRGAN_x4plus")]
-    table = tables.table_1([ftsr, other])
+    table = tables.make_table_1([ftsr, other])
     names = [row[0].text for row in table.rows]
     assert names[:2] == ["R-ESRGAN (paper)", "RealESRGAN_x4plus"] and names[-2:] == ["TADiSR (paper)", "ours"]
     assert [cell.text for cell in table.rows[-1]][1::5] == ["98.00", "99.00"] and table.rows[-1][1].bold
     assert table.groups == [("", 1), ("FTSR-TE", 5), ("Real-CE-val", 5)]
     assert {len(row) for row in table.rows} == {11}
-    tex = markup.latex(table)
+    tex = markup.format_latex(table)
     assert r"\multicolumn{5}{c}{FTSR-TE}" in tex and r"\textbf{98.00}" in tex and r"RealESRGAN\_x4plus" in tex
     assert tex.count(r"\\") == len(table.rows) + 2 and r"PSNR $\uparrow$" in tex
-    assert paper.known_as("w/o JSD", paper.NAMES_2) == "w/o JSD" and paper.known_as("compact", paper.NAMES_1) is None
+    assert (
+        paper.find_paper_name("w/o JSD", paper.NAMES_2) == "w/o JSD"
+        and paper.find_paper_name("compact", paper.NAMES_1) is None
+    )
 
 
 def test_the_page_shows_the_worst_first(report: Path) -> None:

@@ -45,14 +45,14 @@ def test_ssim_is_that_of_others(two: tuple[np.ndarray, np.ndarray]) -> None:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     options = {"data_range": 255, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    assert metrics.ssim(*two) == pytest.approx(structural_similarity(*two, channel_axis=2, **options), abs=1e-9)
-    lumas = [metrics.luma(a) for a in two]
-    assert metrics.ssim(*lumas) == pytest.approx(structural_similarity(*lumas, **options), abs=1e-9)
+    assert metrics.compute_ssim(*two) == pytest.approx(structural_similarity(*two, channel_axis=2, **options), abs=1e-9)
+    lumas = [metrics.compute_luma(a) for a in two]
+    assert metrics.compute_ssim(*lumas) == pytest.approx(structural_similarity(*lumas, **options), abs=1e-9)
     one, other = (torch.from_numpy(a).double().permute(2, 0, 1)[None] for a in two)
     _, theirs = structural_similarity_index_measure(one, other, data_range=255.0, sigma=1.5, return_full_image=True)
     within = float(theirs[..., 5:-5, 5:-5].mean())  # torchmetrics' own mean also counts a reflected border
-    assert metrics.ssim(*two) == pytest.approx(within, abs=1e-9)
-    assert metrics.ssim(two[0], two[0]) == pytest.approx(1)
+    assert metrics.compute_ssim(*two) == pytest.approx(within, abs=1e-9)
+    assert metrics.compute_ssim(two[0], two[0]) == pytest.approx(1)
 
 
 def test_ssim_padded_with_zeros_is_the_authors(two: tuple[np.ndarray, np.ndarray]) -> None:
@@ -68,26 +68,26 @@ def test_ssim_padded_with_zeros_is_the_authors(two: tuple[np.ndarray, np.ndarray
     vx, vy, both = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
     expected = float(((2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
-    assert metrics.ssim(*two, padding="zeros") == pytest.approx(expected, abs=1e-9)
-    assert abs(metrics.ssim(*two, padding="zeros") - metrics.ssim(*two)) > 1e-4
+    assert metrics.compute_ssim(*two, padding="zeros") == pytest.approx(expected, abs=1e-9)
+    assert abs(metrics.compute_ssim(*two, padding="zeros") - metrics.compute_ssim(*two)) > 1e-4
 
 
 def test_ssim_of_a_picture_smaller_than_its_window_is_refused() -> None:
     with pytest.raises(ImageError, match="12x10 is too small for SSIM"):
-        metrics.ssim(np.zeros((10, 12, 3)), np.zeros((10, 12, 3)))
+        metrics.compute_ssim(np.zeros((10, 12, 3)), np.zeros((10, 12, 3)))
 
 
 def test_luma_is_in_video_range(two: tuple[np.ndarray, np.ndarray]) -> None:
     from skimage.color import rgb2ycbcr
 
-    np.testing.assert_allclose(metrics.luma(two[0]), rgb2ycbcr(two[0])[..., 0], atol=1e-9)
-    ends = metrics.luma(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8))
+    np.testing.assert_allclose(metrics.compute_luma(two[0]), rgb2ycbcr(two[0])[..., 0], atol=1e-9)
+    ends = metrics.compute_luma(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8))
     np.testing.assert_allclose(ends, [[16, 235]], atol=1e-9)
 
 
 def test_mask_counts_by_hand() -> None:
     mask, target = np.array([[255, 200, 0, 0]]), np.array([[255, 0, 255, 0]])
-    assert metrics.mask_counts(mask, target) == (1, 1, 1)
+    assert metrics.count_mask_pixels(mask, target) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 7), (30, 25)])  # fewer and more pictures than features
@@ -99,8 +99,8 @@ def test_frechet_is_the_formula(n: int, m: int) -> None:
     s1, s2 = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     root = np.trace(np.real(sqrtm(s1 @ s2 + 1e-12 * np.eye(12))))
     expected = np.square(one.mean(0) - other.mean(0)).sum() + np.trace(s1) + np.trace(s2) - 2 * root
-    assert metrics.frechet(one, other) == pytest.approx(expected, rel=1e-4)
-    assert metrics.frechet(one, one) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet_distance(one, other) == pytest.approx(expected, rel=1e-4)
+    assert metrics.frechet_distance(one, one) == pytest.approx(0, abs=1e-9)
 
 
 # ---- backbones ------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_fid_of_features_is_torchmetrics() -> None:
     theirs.update(pictures[:20], real=True)
     theirs.update(pictures[20:], real=False)
     features = Means()(pictures).numpy()
-    assert metrics.frechet(features[20:], features[:20]) == pytest.approx(float(theirs.compute()), rel=1e-4)
+    assert metrics.frechet_distance(features[20:], features[:20]) == pytest.approx(float(theirs.compute()), rel=1e-4)
 
 
 def inception_with_random_weights(kind: Callable[..., torch.nn.Module]) -> dict[str, torch.Tensor]:
@@ -215,24 +215,26 @@ def test_intervals_hold_what_they_say() -> None:
     held = 0
     for seed in range(200):
         ratio = Ratio.mean(np.random.default_rng(seed).normal(3, 1, 60).tolist())
-        found = bootstrap.interval(ratio, bootstrap.draws(60, 400, seed))
+        found = bootstrap.confidence_interval(ratio, bootstrap.draw_samples(60, 400, seed))
         assert found is not None
         held += found[0] <= 3 <= found[1]
     assert 180 <= held <= 198
 
 
 def test_intervals_by_hand() -> None:
-    drawn = bootstrap.draws(4, 500, 0)
+    drawn = bootstrap.draw_samples(4, 500, 0)
     assert drawn.shape == (500, 4) and (drawn.sum(1) == 4).all()
-    assert (drawn == bootstrap.draws(4, 500, 0)).all() and (drawn != bootstrap.draws(4, 500, 1)).any()
+    assert (drawn == bootstrap.draw_samples(4, 500, 0)).all() and (drawn != bootstrap.draw_samples(4, 500, 1)).any()
     same = Ratio.mean([2.0, 2.0, None, 2.0])
-    assert same.value == 2 and bootstrap.interval(same, drawn) == (2, 2)
+    assert same.value == 2 and bootstrap.confidence_interval(same, drawn) == (2, 2)
     better, worse = Ratio.mean([1.0, 5.0, 9.0, 3.0]), Ratio.mean([0.5, 4.5, 8.5, 2.5])
-    found = bootstrap.difference(better, worse, drawn)  # paired: half a point on every picture, without any doubt
+    found = bootstrap.difference_interval(
+        better, worse, drawn
+    )  # paired: half a point on every picture, without any doubt
     assert found == pytest.approx((0.5, 0.5, 0.5))
     assert Ratio.mean([None, None]).value is None
-    assert bootstrap.interval(Ratio.mean([None] * 4), drawn) is None
-    assert bootstrap.difference(better, Ratio.mean([None] * 4), drawn) is None
+    assert bootstrap.confidence_interval(Ratio.mean([None] * 4), drawn) is None
+    assert bootstrap.difference_interval(better, Ratio.mean([None] * 4), drawn) is None
     share = Ratio(np.array([1.0, 2.0]), np.array([4.0, 4.0]))
     assert share.value == 3 / 8
 
@@ -253,24 +255,24 @@ def line(text: str, width: float = 100, height: float = 30, degrees: float = 0) 
      ("ｅｘｉｔ", "Latin"), ("出口です", "other")],
 )  # fmt: skip
 def test_languages(text: str, language: str) -> None:
-    assert lines.language(line(text)) == language
+    assert lines.classify_language(line(text)) == language
 
 
 def test_sizes_and_orientations() -> None:
-    sizes = [lines.size(line("x", 100, height)) for height in (10, 23.5, 24.5, 47, 60)]
+    sizes = [lines.classify_size(line("x", 100, height)) for height in (10, 23.5, 24.5, 47, 60)]
     assert [lines.SIZES.index(size) for size in sizes] == [0, 0, 1, 1, 2]
-    assert lines.size(line("x", 20, 90)) == lines.SIZES[0]  # a vertical line is as large as it is wide
+    assert lines.classify_size(line("x", 20, 90)) == lines.SIZES[0]  # a vertical line is as large as it is wide
     turned = [(0, "level"), (4, "level"), (8, "slanted"), (-30, "slanted")]
-    assert all(lines.orientation(line("x", degrees=degrees)) == kind for degrees, kind in turned)
-    assert lines.orientation(line("x", 20, 90)) == "vertical"
+    assert all(lines.classify_orientation(line("x", degrees=degrees)) == kind for degrees, kind in turned)
+    assert lines.classify_orientation(line("x", 20, 90)) == "vertical"
 
 
 def test_overlap_by_hand() -> None:
     one, other = (np.array([[x, 0], [x + 4, 0], [x + 4, 2], [x, 2]], np.float32) for x in (0, 2))
-    assert metrics.overlap(one, other) == pytest.approx(4 / 12) and metrics.overlap(one, one) == pytest.approx(1)
-    assert metrics.overlap(one, other + 100) == 0
+    assert metrics.quad_iou(one, other) == pytest.approx(4 / 12) and metrics.quad_iou(one, one) == pytest.approx(1)
+    assert metrics.quad_iou(one, other + 100) == 0
     turned = np.array([[2, -1], [4, 1], [2, 3], [0, 1]], np.float32)  # a square on its corner: area 8, 6 of it shared
-    assert metrics.overlap(one, turned) == pytest.approx(6 / (8 + 8 - 6))
+    assert metrics.quad_iou(one, turned) == pytest.approx(6 / (8 + 8 - 6))
 
 
 def test_spotting_by_hand() -> None:
@@ -288,8 +290,8 @@ def test_spotting_by_hand() -> None:
 
     labels = [label(0, "Exit 12"), label(20, "OPEN"), label(40, "SHOP"), label(60, "lost"), Label("somewhere")]
     found = [at(0, "EXIT12", 2), at(20, "OPFN"), at(40, "SHOO"), at(40, "shop", 5), at(60, "lost", 30), at(90, "noise")]
-    assert lines.spot(labels, found) == (4, 6, 3, 2)
-    assert lines.spot(labels, []) == (4, 0, 0, 0) and lines.spot([Label("x")], found) == (0, 6, 0, 0)
+    assert lines.spot_lines(labels, found) == (4, 6, 3, 2)
+    assert lines.spot_lines(labels, []) == (4, 0, 0, 0) and lines.spot_lines([Label("x")], found) == (0, 6, 0, 0)
 
 
 class Fixed(Reader):

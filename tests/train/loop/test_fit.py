@@ -80,12 +80,12 @@ def test_a_header_names_its_readers_not_their_folders(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_learns(tmp_path: Path) -> None:
     """A hundred steps bring every term down on pictures it has not seen."""
-    from train.data.triplets import held_out_samples
+    from train.data.triplets import open_held_out_samples
     from train.losses import Objective
 
     run = config(tmp_path / "run", "steps=100", "batch=4", "lr=0.002", "ema=0", "data.degradation={light: 1.0}")
-    samples, _ = held_out_samples(run.data, seed=77)
-    unseen = [samples.sample(i) for i in range(32)]
+    samples, _ = open_held_out_samples(run.data, seed=77)
+    unseen = [samples.draw_sample(i) for i in range(32)]
     batch = {key: torch.stack([sample[key] for sample in unseen]) for key in unseen[0]}
     fresh, trained = build_model(run), tadisr.load(run_training(run) / "model.safetensors")
     losses = []

@@ -23,10 +23,10 @@ from tadisr.images import from_pixels, resize, to_pixels
 from train.data.sources import Item
 from train.synthesis import config as settings
 from train.synthesis.__main__ import main
-from train.synthesis.build import build
+from train.synthesis.build import build_data_set
 from train.synthesis.config import ComposeConfig, EnhanceConfig, FilterConfig, ForegroundConfig, ReadingConfig
 from train.synthesis.engine.journal import Journal, read_records, write_lines
-from train.synthesis.engine.step import Step, run
+from train.synthesis.engine.step import Step, run_step
 from train.synthesis.engine.workers import Here
 from train.synthesis.report import page as report
 from train.synthesis.steps import backgrounds, compose, enhance, filter
@@ -133,7 +133,7 @@ def test_languages() -> None:
         "Жд1": "Cyrillic",
         "&%": "signs",
     }
-    assert {text: report.language(text) for text in texts} == texts
+    assert {text: report.detect_language(text) for text in texts} == texts
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------
@@ -153,22 +153,22 @@ def test_what_is_lost_is_made_again_and_nothing_else(made: Path, pictures: Path,
     journal.write_bytes(journal.read_bytes()[:-9])  # a line cut short, as by a power failure
     (out / "gt/.0000003.png.abc.part").write_bytes(b"half")
     kept = (out / "gt/0000004.png").stat().st_mtime_ns
-    build(configured(pictures, out), quiet=True)
+    build_data_set(configured(pictures, out), quiet=True)
     assert digests(out) == digests(made) and (out / "gt/0000004.png").stat().st_mtime_ns == kept
 
 
 def test_a_build_grows_and_other_settings_are_refused(made: Path, pictures: Path, tmp_path: Path) -> None:
     out = copied(made, tmp_path)
-    build(configured(pictures, out, samples=SAMPLES + 2), quiet=True)
+    build_data_set(configured(pictures, out, samples=SAMPLES + 2), quiet=True)
     rows = (out / "index.jsonl").read_text().splitlines()
     assert len(rows) == SAMPLES + 2 and len(list((out / "gt").iterdir())) == SAMPLES + 2
     assert (out / "gt/0000006.png").read_bytes() == (made / "gt/0000006.png").read_bytes()
     with pytest.raises(ConfigError, match=r"compose was made with .* seed was 0, now it is 7.*--redo compose"):
-        build(configured(pictures, out, seed=7), quiet=True)
+        build_data_set(configured(pictures, out, seed=7), quiet=True)
     torch_tools = configured(pictures, out, degrade={"tools": "torch", "batch": 3})
     with pytest.raises(ConfigError, match=r"degrade was made .*tools was \"opencv\""):
-        build(torch_tools, quiet=True)
-    build(torch_tools, again="degrade", quiet=True)
+        build_data_set(torch_tools, quiet=True)
+    build_data_set(torch_tools, again="degrade", quiet=True)
     new, old = (np.asarray(Image.open(p / "lr/0000001.png")).astype(int) for p in (out, made))
     assert not np.array_equal(new, old) and np.abs(new.mean() - old.mean()) < 12
     assert (out / "gt/0000006.png").read_bytes() == (made / "gt/0000006.png").read_bytes()
@@ -178,14 +178,14 @@ def test_one_build_at_a_time(made: Path, pictures: Path) -> None:
     from train.run_lock import lock_folder
 
     with lock_folder(made, "build"), pytest.raises(ConfigError, match="Another build is writing"):
-        build(configured(pictures, made), quiet=True)
+        build_data_set(configured(pictures, made), quiet=True)
 
 
 def test_nothing_kept_is_said_with_a_report(pictures: Path, tmp_path: Path) -> None:
     config = configured(pictures, tmp_path / "x", filter={"long_edge": 1e6})
     few = {"foregrounds": config.foregrounds[:1], "backgrounds": config.backgrounds[1:]}
     with pytest.raises(ConfigError, match=r"No text crops were kept: .*report.html"):
-        build(dataclasses.replace(config, **few), quiet=True)
+        build_data_set(dataclasses.replace(config, **few), quiet=True)
     assert "characters are too small" in (tmp_path / "x/report.html").read_text()
 
 
@@ -213,10 +213,10 @@ class Wordy(Step):
 
     name = "wordy"
 
-    def settings(self) -> dict[str, Any]:
+    def describe_settings(self) -> dict[str, Any]:
         return {}
 
-    def chunks(self) -> dict[int, Any]:
+    def list_chunks(self) -> dict[int, Any]:
         return {index: index for index in range(self.config.samples)}
 
     def __call__(self, chunk: Any) -> list[dict[str, Any]]:
@@ -226,10 +226,10 @@ class Wordy(Step):
 def test_records_are_not_kept_in_memory(pictures: Path, tmp_path: Path) -> None:
     """2,000 of them, made, found again by a second run, and written to a file in order: 16 MB, a small part at a time."""
     step = Wordy(config=configured(pictures, tmp_path, samples=2000))
-    run(dataclasses.replace(step, config=configured(pictures, tmp_path / "first", samples=2)), Here(), quiet=True)
+    run_step(dataclasses.replace(step, config=configured(pictures, tmp_path / "first", samples=2)), Here(), quiet=True)
     tracemalloc.start()
     for _ in range(2):
-        records = run(step, Here(), quiet=True)
+        records = run_step(step, Here(), quiet=True)
         write_lines(tmp_path / "all.jsonl", records)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -255,19 +255,19 @@ LINE = ForegroundConfig(source={"kind": "folder"}, crops="line")
 
 def test_masks_drawn_by_hand_are_not_judged_by_reading() -> None:
     """check false: a crop that reads otherwise than its mask is kept, one with an empty mask is not."""
-    engine = filter.reader(ReadingConfig(engine="rapidocr"))
+    engine = filter.open_reader(ReadingConfig(engine="rapidocr"))
     drawn = dataclasses.replace(LINE, check=False)
     for mask, kept in ((strokes("Tower"), "kept"), (strokes("Tower") * 0, "dropped")):
         picture = np.asarray(Image.fromarray(line("Harbour")).resize(mask.shape[::-1]))
-        (crop,) = filter.examine(Item("key", picture, mask, None), mask, drawn, FilterConfig(), engine)
+        (crop,) = filter.score_crops(Item("key", picture, mask, None), mask, drawn, FilterConfig(), engine)
         assert crop["status"] == kept and crop["reason"] == (None if kept == "kept" else "empty")
-        (crop,) = filter.examine(Item("key", picture, mask, None), mask, LINE, FilterConfig(), engine)
+        (crop,) = filter.score_crops(Item("key", picture, mask, None), mask, LINE, FilterConfig(), engine)
         assert crop["status"] == "dropped"
 
 
 def judged(picture: np.ndarray, mask: np.ndarray, label: str | None = None, **changes: Any) -> dict[str, Any]:
-    engine = filter.reader(ReadingConfig(engine="rapidocr"))
-    (crop,) = filter.examine(Item("key", picture, mask, label), mask, LINE, FilterConfig(**changes), engine)
+    engine = filter.open_reader(ReadingConfig(engine="rapidocr"))
+    (crop,) = filter.score_crops(Item("key", picture, mask, label), mask, LINE, FilterConfig(**changes), engine)
     return crop
 
 
@@ -287,16 +287,16 @@ def test_a_crop_is_kept_where_it_and_its_mask_and_its_label_agree() -> None:
 
 
 def test_spaces_and_full_width_forms_do_not_count() -> None:
-    assert filter.normal("ＡＢＣ 12 ，") == "ABC12,"
+    assert filter.normalize_text("ＡＢＣ 12 ，") == "ABC12,"
 
 
 def test_backgrounds_with_text_are_found() -> None:
-    engine = filter.reader(ReadingConfig(engine="rapidocr"))
+    engine = filter.open_reader(ReadingConfig(engine="rapidocr"))
     ground = np.full((256, 384, 3), 180, np.uint8)
-    assert backgrounds.readable(ground, engine, 0.5) == []
+    assert backgrounds.read_confident(ground, engine, 0.5) == []
     text = line("Station")
     ground[100 : 100 + text.shape[0], 60 : 60 + text.shape[1]] = text
-    assert backgrounds.readable(ground, engine, 0.5) == ["Station"]
+    assert backgrounds.read_confident(ground, engine, 0.5) == ["Station"]
 
 
 @pytest.fixture(scope="module")
@@ -312,11 +312,11 @@ def real_sr(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_small_crops_are_brought_up_with_their_masks(real_sr: Path, tmp_path: Path) -> None:
     picture, mask = line("Harbour", 20), strokes("Harbour", 20)
     height, width = mask.shape
-    up, up_mask, factor = enhance.enhance(picture, mask, EnhanceConfig(model=str(real_sr), below=100), "cpu")
+    up, up_mask, factor = enhance.enhance_crop(picture, mask, EnhanceConfig(model=str(real_sr), below=100), "cpu")
     assert factor == 4 and up.shape == (4 * height, 4 * width, 3) and up_mask.shape == (4 * height, 4 * width)
     assert np.abs(up_mask.astype(int)[2::4, 2::4] - mask).mean() < 12
     for config in (EnhanceConfig(model=str(real_sr), below=10), EnhanceConfig(model="off")):
-        assert enhance.enhance(picture, mask, config, "cpu")[0] is picture
+        assert enhance.enhance_crop(picture, mask, config, "cpu")[0] is picture
     with pytest.raises(CheckpointError, match="There is no model"):
         enhance.load_model(str(tmp_path / "none.pth"), "cpu")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
@@ -327,7 +327,7 @@ def test_small_crops_are_brought_up_with_their_masks(real_sr: Path, tmp_path: Pa
 def test_enhancing_within_a_build(real_sr: Path, made: Path, pictures: Path, tmp_path: Path) -> None:
     out = copied(made, tmp_path)
     config = configured(pictures, out, enhance={"model": str(real_sr), "below": 48})
-    build(config, until="enhance", again="enhance", quiet=True)
+    build_data_set(config, until="enhance", again="enhance", quiet=True)
     pool = [json.loads(row) for row in (out / "work/enhance/pool.jsonl").read_text().splitlines()]
     for crop in pool:
         left, top, right, bottom = crop["box"]
@@ -341,7 +341,7 @@ def test_places_are_within_the_canvas_apart_and_of_the_promised_sizes() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         sizes = [(int(w), int(h)) for w, h in zip(rng.integers(20, 800, 5), rng.integers(20, 300, 5), strict=True)]
-        places = compose.arrange(sizes, c, rng)
+        places = compose.place_crops(sizes, c, rng)
         assert places[0] is not None
         there = [p for p in places if p is not None]
         counted += len(there)
@@ -350,7 +350,7 @@ def test_places_are_within_the_canvas_apart_and_of_the_promised_sizes() -> None:
                 left, top, width, height = place
                 assert 0 <= left <= 1024 - width and 0 <= top <= 1024 - height and max(width, height) >= 153
                 assert width / height == pytest.approx(size[0] / size[1], rel=0.6 / min(width, height) + 0.01)
-        assert not any(compose.overlap(a, b) for i, a in enumerate(there) for b in there[:i])
+        assert not any(compose.boxes_overlap(a, b) for i, a in enumerate(there) for b in there[:i])
         scales.append(max(there[0][2:]) / 1024)
     assert counted > 200 and 0.45 < np.mean(scales) < 0.7 and min(scales) < 0.25 and max(scales) > 0.9
 
@@ -360,9 +360,9 @@ def test_a_crop_shrinks_until_there_is_room_or_is_left_out() -> None:
     tall = compose.find_place((400, 1024), [(0, 0, 500, 1024)], c, np.random.default_rng(0))
     assert tall is not None and tall[0] >= 500
     assert compose.find_place((600, 1024), [(0, 0, 500, 1024)], c, np.random.default_rng(0)) is None
-    full = compose.arrange([(100, 100)] * 2, ComposeConfig(scale=(1.0, 1.0)), np.random.default_rng(0))
+    full = compose.place_crops([(100, 100)] * 2, ComposeConfig(scale=(1.0, 1.0)), np.random.default_rng(0))
     assert full == [(0, 0, 1024, 1024), None]
-    small = compose.arrange([(50, 10)], ComposeConfig(magnify=4.0), np.random.default_rng(1))[0]
+    small = compose.place_crops([(50, 10)], ComposeConfig(magnify=4.0), np.random.default_rng(1))[0]
     assert small is not None and 153 <= small[2] <= 200
 
 
@@ -371,7 +371,7 @@ def test_pasting(edges: Any) -> None:
     canvas, mask = np.full((256, 256, 3), 60, np.uint8), np.zeros((256, 256), np.uint8)
     crop, crop_mask = line("Harbour"), strokes("Harbour")
     place = (20, 100, crop.shape[1], crop.shape[0])
-    done = compose.lay(canvas.copy(), mask, crop, crop_mask, place, ComposeConfig(canvas=256, edges=edges))
+    done = compose.paste_crop(canvas.copy(), mask, crop, crop_mask, place, ComposeConfig(canvas=256, edges=edges))
     window = np.s_[100 : 100 + crop.shape[0], 20 : 20 + crop.shape[1]]
     assert np.array_equal(mask[window], crop_mask) and mask.sum() == crop_mask.sum()
     outside = np.ones((256, 256), bool)
@@ -381,7 +381,7 @@ def test_pasting(edges: Any) -> None:
     if edges != "poisson":  # which takes on the ground's colours
         assert np.array_equal(done[inner], crop[6:-6, 6:-6])
         assert (done[100, 20] == crop[0, 0]).all() == (edges == "paste")
-    assert (compose.contrast(done, mask, place) or 0) > (0.5 if edges != "poisson" else 0.1)
+    assert (compose.measure_contrast(done, mask, place) or 0) > (0.5 if edges != "poisson" else 0.1)
 
 
 def test_grounds_are_cut_at_random_and_all_are_used() -> None:
@@ -390,7 +390,7 @@ def test_grounds_are_cut_at_random_and_all_are_used() -> None:
     assert (width, height) == (128, 128) and np.array_equal(canvas, picture[top : top + 128, left : left + 128])
     canvas, window = compose.cut_ground(picture, 400, np.random.default_rng(1))
     assert canvas.shape == (400, 400, 3) and window[2:] == [300, 300] and window[0] + 300 <= 500
-    order = [compose.turn(7, 3, index) for index in range(14)]
+    order = [compose.pick_background(7, 3, index) for index in range(14)]
     assert sorted(order[:7]) == sorted(order[7:]) == list(range(7)) and order[:7] != order[7:]
 
 
@@ -414,11 +414,11 @@ def test_the_command(made: Path, pictures: Path, tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("name", ["ftsr", "ftsr-smoke"])
 def test_the_configs_are_the_papers(name: str) -> None:
-    config = settings.read(ROOT / "train/configs" / f"{name}.yaml")
+    config = settings.read_config(ROOT / "train/configs" / f"{name}.yaml")
     assert config.compose == ComposeConfig(canvas=1024, count=(1, 5), scale=(0.15, 1.0), tries=100, shrink=0.9)
     assert config.degrade.preset == "ftsr-authors" and config.write.train == 0.9
     if name == "ftsr":
-        from train.synthesis.steps.write import border_of
+        from train.synthesis.steps.write import count_training_samples
 
         pool = {f.source["kind"]: (f.source.get("split"), f.crops, f.check) for f in config.foregrounds}
         assert pool == {
@@ -427,4 +427,4 @@ def test_the_configs_are_the_papers(name: str) -> None:
             "textseg": ("train+val+test", "picture", False),
         }
 
-        assert (config.samples, border_of(config)) == (50_000, 45_000)
+        assert (config.samples, count_training_samples(config)) == (50_000, 45_000)

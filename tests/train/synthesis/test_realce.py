@@ -14,8 +14,8 @@ from tadisr.errors import TADiSRError
 from train.data.pairs import open_pairs
 from train.data.sources import open_source
 from train.synthesis.__main__ import main
-from train.synthesis.realce.align import Limits, align, luma
-from train.synthesis.realce.prepare import inside, make, pairs
+from train.synthesis.realce.align import Limits, align_pair, compute_luma
+from train.synthesis.realce.prepare import crop_covered, list_pairs, prepare_data_set
 
 SIDE = 384
 MARGIN = 64
@@ -70,10 +70,10 @@ def test_a_known_shift_scale_and_turn_is_found_and_undone(
 ) -> None:
     picture = scene(1)
     hr, lr = seen_by(picture), upscaled(coarse(seen_by(picture, shift=shift, scale=scale, turn=turn)))
-    found, _ = align(luma(hr), luma(lr))
+    found, _ = align_pair(compute_luma(hr), compute_luma(lr))
     assert found.shift == pytest.approx(shift, abs=0.6) and found.scale == pytest.approx(scale, abs=0.003)
     assert found.rotation == pytest.approx(turn, abs=0.25)
-    assert found.verdict(Limits()) == "" and found.residual is not None and found.residual < 1
+    assert found.find_fault(Limits()) == "" and found.residual is not None and found.residual < 1
 
 
 def test_parallax_is_put_out() -> None:
@@ -82,29 +82,29 @@ def test_parallax_is_put_out() -> None:
     half = len(picture) // 2
     other[half:] = np.roll(other[half:], 14, axis=1)
     hr, lr = seen_by(picture), upscaled(coarse(seen_by(other)))
-    found, _ = align(luma(hr), luma(lr))
-    assert "residual" in found.verdict(Limits()) and found.residual is not None and found.residual > 5
+    found, _ = align_pair(compute_luma(hr), compute_luma(lr))
+    assert "residual" in found.find_fault(Limits()) and found.residual is not None and found.residual > 5
 
 
 def test_another_scene_and_a_blank_wall_are_put_out() -> None:
     hr = seen_by(scene(3))
-    found, _ = align(luma(hr), luma(upscaled(coarse(seen_by(scene(4))))))
-    assert found.verdict(Limits()).startswith(("correlation", "nothing to measure"))
+    found, _ = align_pair(compute_luma(hr), compute_luma(upscaled(coarse(seen_by(scene(4))))))
+    assert found.find_fault(Limits()).startswith(("correlation", "nothing to measure"))
     wall = np.full((SIDE, SIDE, 3), 200, np.uint8)
-    found, _ = align(luma(wall), luma(upscaled(coarse(wall))))
-    assert "nothing to measure" in found.verdict(Limits()) and found.residual is None
+    found, _ = align_pair(compute_luma(wall), compute_luma(upscaled(coarse(wall))))
+    assert "nothing to measure" in found.find_fault(Limits()) and found.residual is None
 
 
 def test_alignment_is_the_same_every_time() -> None:
     picture = scene(5)
-    hr, lr = luma(seen_by(picture)), luma(upscaled(coarse(seen_by(picture, shift=(5, 1), scale=1.02))))
-    assert align(hr, lr)[0] == align(hr, lr)[0]
+    hr, lr = compute_luma(seen_by(picture)), compute_luma(upscaled(coarse(seen_by(picture, shift=(5, 1), scale=1.02))))
+    assert align_pair(hr, lr)[0] == align_pair(hr, lr)[0]
 
 
 def test_what_both_show_is_cut_out() -> None:
     seen = np.ones((40, 60), bool)
     seen[:5], seen[:, 57:], seen[5, 0] = False, False, False
-    top, bottom, left, right = inside(seen)
+    top, bottom, left, right = crop_covered(seen)
     assert seen[top:bottom, left:right].all() and (bottom - top) * (right - left) >= 32 * 56
     assert (bottom - top) % 4 == (right - left) % 4 == 0
 
@@ -149,7 +149,7 @@ class Bright:
 
 def test_the_set_is_made_ready(real_ce: Path, tmp_path: Path) -> None:
     segmenter = Bright()
-    assert make(real_ce, tmp_path, segmenter=segmenter) == {"train": 2, "eval": 1, "out": 2}
+    assert prepare_data_set(real_ce, tmp_path, segmenter=segmenter) == {"train": 2, "eval": 1, "out": 2}
     assert (tmp_path / "aligned_list_train.txt").read_text() == "DSC1.JPG\nDSC2.JPG\n"
     assert (tmp_path / "aligned_list_eval.txt").read_text() == "DSC5.JPG\n"
     found = {row["name"]: row for row in map(json.loads, (tmp_path / "alignment.jsonl").read_text().splitlines())}
@@ -161,7 +161,7 @@ def test_the_set_is_made_ready(real_ce: Path, tmp_path: Path) -> None:
         )
         mask = np.asarray(Image.open(tmp_path / "mask-52mm-bts-1024-v2" / f"{name}.png"))
         assert lr.shape == hr.shape and mask.shape == hr.shape[:2] and min(hr.shape[:2]) > SIDE * 0.85
-        again, _ = align(luma(hr.astype(np.uint8)), luma(lr.astype(np.uint8)))
+        again, _ = align_pair(compute_luma(hr.astype(np.uint8)), compute_luma(lr.astype(np.uint8)))
         assert again.residual is not None and again.residual < 1 and np.hypot(*again.shift) < 0.6
     assert Image.open(tmp_path / "misaligned.jpg").size[0] == 4 * 320
     source = open_source("real-ce", tmp_path, names="aligned_list_eval.txt")
@@ -174,18 +174,18 @@ def test_the_set_is_made_ready(real_ce: Path, tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on_and_other_settings_are_refused(real_ce: Path, tmp_path: Path) -> None:
     first = Bright()
-    counts = make(real_ce, tmp_path, segmenter=first)
+    counts = prepare_data_set(real_ce, tmp_path, segmenter=first)
     journal = tmp_path / "alignment.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:1]) + lines[1][:20])  # killed while writing the second
     second = Bright()
-    assert make(real_ce, tmp_path, segmenter=second) == counts
+    assert prepare_data_set(real_ce, tmp_path, segmenter=second) == counts
     assert (first.seen, second.seen) == (3, 2) and journal.read_text().splitlines(keepends=True) == lines
     (tmp_path / "aligned_list_train.txt").write_text("DSC1.JPG\n")  # mended by hand
-    make(real_ce, tmp_path, segmenter=second)
+    prepare_data_set(real_ce, tmp_path, segmenter=second)
     assert (tmp_path / "aligned_list_train.txt").read_text() == "DSC1.JPG\n"
     with pytest.raises(TADiSRError, match="made with other settings"):
-        make(real_ce, tmp_path, segmenter=None)
+        prepare_data_set(real_ce, tmp_path, segmenter=None)
 
 
 def test_a_flat_set_is_split_by_name(tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_a_flat_set_is_split_by_name(tmp_path: Path) -> None:
         for focal in ("13mm", "52mm"):
             (tmp_path / focal).mkdir(exist_ok=True)
             (tmp_path / focal / f"IMG{i}.JPG").write_bytes(b"")
-    parts = [p.part for p in pairs(tmp_path)]
-    assert parts == [p.part for p in pairs(tmp_path)] and 15 < parts.count("train") < 35
+    parts = [p.part for p in list_pairs(tmp_path)]
+    assert parts == [p.part for p in list_pairs(tmp_path)] and 15 < parts.count("train") < 35
     (tmp_path / "13mm" / "IMG3.JPG").unlink()
-    assert len(pairs(tmp_path)) == 39
+    assert len(list_pairs(tmp_path)) == 39
 
 
 def test_the_command(real_ce: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

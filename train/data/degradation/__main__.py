@@ -16,14 +16,16 @@ from PIL import Image
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, TADiSRError
 
-from ..pairs import list_pictures, read_rgb
+from ..pairs import list_images, read_rgb
 from .on_tensors import degrade_batch
-from .recipes import PRESETS, RECIPES, degrade
+from .recipes import PRESETS, RECIPES, degrade_image
 
 
 def write_pairs(source: Path, out: Path, preset: str, *, draws: int = 1, seed: int = 0, tools: str = "opencv") -> int:
-    """Degrade every image under `source` `draws` times; how many pairs were written. Raises ConfigError, ImageError."""
-    files = list_pictures(source)
+    """Degrade every image under `source` `draws` times, and return the number of pairs written. Raises ConfigError,
+    ImageError.
+    """
+    files = list_images(source)
     if not files:
         raise ConfigError(f"{source} holds no images.")
     for number, (key, path) in enumerate(files.items()):
@@ -35,7 +37,7 @@ def write_pairs(source: Path, out: Path, preset: str, *, draws: int = 1, seed: i
                 batch = torch.from_numpy(hr).permute(2, 0, 1)[None]
                 lr = degrade_batch(batch, preset, [rng])[0].permute(1, 2, 0).numpy()
             else:
-                lr = degrade(hr, preset, rng)
+                lr = degrade_image(hr, preset, rng)
             for folder, image in (("hr", hr), ("lr", lr)):
                 file = out / folder / f"{key}-{draw}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -31,14 +31,16 @@ class Blur:
     sinc: float = 0.1
 
 
-def kernel_size(rng: Generator) -> int:
+def draw_kernel_size(rng: Generator) -> int:
+    """Draw an odd kernel size from 7 to LARGEST."""
     return int(rng.integers(3, LARGEST // 2 + 1)) * 2 + 1  # 7 to 21, odd
 
 
-def random_kernel(b: Blur, rng: Generator) -> Kernel:
-    size = kernel_size(rng)
+def draw_kernel(b: Blur, rng: Generator) -> Kernel:
+    """Draw a blur kernel: isotropic or anisotropic, Gaussian, generalized Gaussian or plateau, or a low-pass."""
+    size = draw_kernel_size(rng)
     if rng.random() < b.sinc:
-        return sinc_kernel(rng.uniform(math.pi / 3 if size < 13 else math.pi / 5, math.pi), size)
+        return make_sinc_kernel(rng.uniform(math.pi / 3 if size < 13 else math.pi / 5, math.pi), size)
     kind = KINDS[int(rng.choice(len(KINDS), p=WEIGHTS))]
     first = rng.uniform(*b.sigma)
     second, angle = (rng.uniform(*b.sigma), rng.uniform(-math.pi, math.pi)) if "aniso" in kind else (first, 0.0)
@@ -47,17 +49,17 @@ def random_kernel(b: Blur, rng: Generator) -> Kernel:
         beta = _beta(b.betag, rng)
     elif kind.startswith("plateau"):
         beta, plateau = _beta(b.betap, rng), True
-    return gaussian_kernel(size, first, second, angle, beta=beta, plateau=plateau)
+    return make_gaussian_kernel(size, first, second, angle, beta=beta, plateau=plateau)
 
 
 def _beta(limits: Range, rng: Generator) -> float:
     return rng.uniform(limits[0], 1) if rng.random() < 0.5 else rng.uniform(1, limits[1])
 
 
-def gaussian_kernel(
+def make_gaussian_kernel(
     size: int, sigma1: float, sigma2: float, angle: float, *, beta: float = 1.0, plateau: bool = False
 ) -> Kernel:
-    """exp(-q^beta / 2), or 1 / (1 + q^beta) for a plateau, q the squared Mahalanobis distance; sums to one."""
+    """Make exp(-q^beta / 2), or 1 / (1 + q^beta) for a plateau, with q the squared Mahalanobis distance; sums to one."""
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     inverse = turn @ np.diag([1 / sigma1**2, 1 / sigma2**2]) @ turn.T
     axis = np.arange(size) - size // 2
@@ -67,8 +69,8 @@ def gaussian_kernel(
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def sinc_kernel(cutoff: float, size: int) -> Kernel:
-    """The circular ideal low-pass c J1(c r) / (2 pi r), cut to size x size; sums to one."""
+def make_sinc_kernel(cutoff: float, size: int) -> Kernel:
+    """Make the circular ideal low-pass c J1(c r) / (2 pi r), cut to size x size; sums to one."""
     axis = np.arange(size) - size // 2
     r = np.hypot(*np.meshgrid(axis, axis))
     kernel = np.full_like(r, cutoff**2 / (4 * math.pi))
@@ -76,8 +78,8 @@ def sinc_kernel(cutoff: float, size: int) -> Kernel:
     return (kernel / kernel.sum()).astype(np.float32)
 
 
-def lanczos_kernel() -> Kernel:
-    """Lanczos-3 for a quarter, centred between the two middle pixels of each 4x4 patch."""
+def make_lanczos_kernel() -> Kernel:
+    """Make the Lanczos-3 kernel of a reduction by 4, centred between the two middle pixels of each 4x4 patch."""
     x = (np.arange(-12, 12) + 0.5) / SCALE
     one = np.sinc(x) * np.sinc(x / 3)
     one = (one / one.sum()).astype(np.float32)

@@ -19,7 +19,7 @@ from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError
 
 from .kernels import Kernel
-from .recipes import RECIPES, Size, Stage, jpeg
+from .recipes import RECIPES, Size, Stage, compress_jpeg
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -48,11 +48,11 @@ class Tensors:
         def run(batch: Tensor, which: list[int]) -> Tensor:
             stack = np.stack([kernel for i in which if (kernel := kernels[i]) is not None])
             margin = stack.shape[1] // 2
-            y, x = (reflected(side, margin).to(batch.device) for side in batch.shape[2:])
+            y, x = (reflect_indices(side, margin).to(batch.device) for side in batch.shape[2:])
             return filter2d(batch[:, :, y][..., x], torch.from_numpy(stack).to(batch), padding="valid")
 
         keys = [None if k is None else (image.shape, len(k)) for image, k in zip(images, kernels, strict=True)]
-        return together(images, keys, run)
+        return run_in_batches(images, keys, run)
 
     def resize(self, images: list[Tensor], sizes: Sequence[Size], ways: Sequence[str]) -> list[Tensor]:
         def run(batch: Tensor, which: list[int]) -> Tensor:
@@ -65,18 +65,20 @@ class Tensors:
             None if tuple(image.shape[1:]) == size else (image.shape, size, way)
             for image, size, way in zip(images, sizes, ways, strict=True)
         ]
-        return together(images, keys, run)
+        return run_in_batches(images, keys, run)
 
     def noise(self, images: list[Tensor], stage: Stage, rngs: Sequence[Generator]) -> list[Tensor]:
         return [add_noise(image, stage, rng) for image, rng in zip(images, rngs, strict=True)]
 
     def jpeg(self, images: list[Tensor], qualities: Sequence[float | None]) -> list[Tensor]:
-        """Through libjpeg itself, on the host: what real files have been through."""
+        """Encode and decode by libjpeg on the CPU, as real files are."""
         return [image if q is None else _jpeg(image, q) for image, q in zip(images, qualities, strict=True)]
 
 
-def together(images: list[Tensor], keys: Sequence[object], run: Callable[[Tensor, list[int]], Tensor]) -> list[Tensor]:
-    """`run` on stacks of the pictures that share a key; where it is None the picture stays as it is."""
+def run_in_batches(
+    images: list[Tensor], keys: Sequence[object], run: Callable[[Tensor, list[int]], Tensor]
+) -> list[Tensor]:
+    """Run `run` on stacks of the images that share a key; images whose key is None stay as they are."""
     done = list(images)
     for key in dict.fromkeys(key for key in keys if key is not None):
         which = [i for i, other in enumerate(keys) if other == key]
@@ -85,15 +87,15 @@ def together(images: list[Tensor], keys: Sequence[object], run: Callable[[Tensor
     return done
 
 
-def reflected(side: int, margin: int) -> Tensor:
-    """Indices of a row continued by reflection, again and again where it is shorter than the margin."""
+def reflect_indices(side: int, margin: int) -> Tensor:
+    """Return the indices of a row continued by reflection, repeatedly if it is shorter than the margin."""
     turn = max(1, 2 * (side - 1))
     at = torch.arange(-margin, side + margin).abs() % turn
     return torch.minimum(at, turn - at) if side > 1 else torch.zeros_like(at)
 
 
 def add_noise(image: Tensor, s: Stage, rng: Generator) -> Tensor:
-    """Gaussian noise of one strength, or Poisson noise at as many levels as the picture has, in gray or in colour."""
+    """Add Gaussian noise of one strength, or Poisson noise at as many levels as the image has, in grey or in colour."""
     gray, gaussian = rng.random() < s.gray, rng.random() < s.gaussian
     strength = rng.uniform(*s.noise) / 255 if gaussian else rng.uniform(*s.poisson)
     generator = torch.Generator(image.device).manual_seed(int(rng.integers(2**63)))
@@ -110,5 +112,5 @@ def add_noise(image: Tensor, s: Stage, rng: Generator) -> Tensor:
 
 
 def _jpeg(image: Tensor, quality: float) -> Tensor:
-    decoded = jpeg(image.permute(1, 2, 0).cpu().numpy(), quality)
+    decoded = compress_jpeg(image.permute(1, 2, 0).cpu().numpy(), quality)
     return torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1))).to(image.device)

@@ -28,7 +28,16 @@ from numpy.typing import NDArray
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
-from .kernels import Blur, Kernel, Range, gaussian_kernel, kernel_size, lanczos_kernel, random_kernel, sinc_kernel
+from .kernels import (
+    Blur,
+    Kernel,
+    Range,
+    draw_kernel,
+    draw_kernel_size,
+    make_gaussian_kernel,
+    make_lanczos_kernel,
+    make_sinc_kernel,
+)
 
 Picture = NDArray[Any]  # float32
 Size = tuple[int, int]  # height, width
@@ -102,26 +111,28 @@ class Tools(Protocol[T]):
     def jpeg(self, images: list[T], qualities: Sequence[float | None]) -> list[T]: ...
 
 
-def two_stage(images: list[T], rngs: Sequence[Generator], tools: Tools[T], *, preset: Preset) -> list[T]:
+def degrade_two_stage(images: list[T], rngs: Sequence[Generator], tools: Tools[T], *, preset: Preset) -> list[T]:
     """Degrade by Real-ESRGAN's two stages -> LR images, each side a quarter. A result depends on its own generator alone."""
     sizes = [tools.size(image) for image in images]
     small = [(height // SCALE, width // SCALE) for height, width in sizes]
-    images = stage(images, preset.first, sizes, rngs, tools)
+    images = run_stage(images, preset.first, sizes, rngs, tools)
     images = tools.jpeg(images, [rng.uniform(*preset.first.jpeg) for rng in rngs])
-    images = stage(images, preset.second, small, rngs, tools)
+    images = run_stage(images, preset.second, small, rngs, tools)
     kernels = [
-        sinc_kernel(rng.uniform(math.pi / 3, math.pi), kernel_size(rng)) if rng.random() < preset.final_sinc else None
+        make_sinc_kernel(rng.uniform(math.pi / 3, math.pi), draw_kernel_size(rng))
+        if rng.random() < preset.final_sinc
+        else None
         for rng in rngs
     ]
     qualities = [rng.uniform(*preset.second.jpeg) for rng in rngs]
     last = [rng.random() < 0.5 for rng in rngs]
     images = tools.jpeg(images, [None if late else q for q, late in zip(qualities, last, strict=True)])
-    images = tools.resize(images, small, [resizer(rng) for rng in rngs])
+    images = tools.resize(images, small, [draw_resizer(rng) for rng in rngs])
     images = tools.blur(images, kernels)
     return tools.jpeg(images, [q if late else None for q, late in zip(qualities, last, strict=True)])
 
 
-def authors_order(images: list[T], rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
+def degrade_authors_order(images: list[T], rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
     """Degrade in the order of the authors' synthesis code, with FTSR's ranges -> LR images, each side a quarter.
 
     In half of the samples resize, blur, noise; in the other half noise and blur at the image's own size (their code drops
@@ -132,48 +143,52 @@ def authors_order(images: list[T], rngs: Sequence[Generator], tools: Tools[T]) -
     first, second = FTSR.first, FTSR.second
     sizes = [tools.size(image) for image in images]
     small = [(height // SCALE, width // SCALE) for height, width in sizes]
-    kernels = [random_kernel(first.kernels, rng) for rng in rngs]
+    kernels = [draw_kernel(first.kernels, rng) for rng in rngs]
     unresized = [rng.random() < 0.5 for rng in rngs]
-    targets = [size if own else scaled(size, first, rng) for size, own, rng in zip(sizes, unresized, rngs, strict=True)]
-    images = tools.resize(images, targets, [resizer(rng) for rng in rngs])
+    targets = [
+        size if own else draw_size(size, first, rng) for size, own, rng in zip(sizes, unresized, rngs, strict=True)
+    ]
+    images = tools.resize(images, targets, [draw_resizer(rng) for rng in rngs])
     images = tools.blur(images, [None if own else k for k, own in zip(kernels, unresized, strict=True)])
     images = tools.noise(images, first, rngs)
     images = tools.blur(images, [k if own else None for k, own in zip(kernels, unresized, strict=True)])
-    targets = [scaled(size, second, rng) for size, rng in zip(small, rngs, strict=True)]
+    targets = [draw_size(size, second, rng) for size, rng in zip(small, rngs, strict=True)]
     images = tools.resize(images, targets, [RESIZERS[1 + int(rng.integers(2))] for rng in rngs])  # no area here
     images = tools.noise(images, second, rngs)
     qualities = [rng.uniform(*second.jpeg) for rng in rngs]
     last = [rng.random() < 0.5 for rng in rngs]
     images = tools.jpeg(images, [None if late else q for q, late in zip(qualities, last, strict=True)])
-    images = tools.resize(images, small, [resizer(rng) for rng in rngs])
+    images = tools.resize(images, small, [draw_resizer(rng) for rng in rngs])
     return tools.jpeg(images, [q if late else None for q, late in zip(qualities, last, strict=True)])
 
 
 RECIPES: dict[str, Callable[[list[Any], Sequence[Generator], Any], list[Any]]] = {  # images, a generator of each, tools
-    "ftsr-authors": authors_order,
-    "ftsr": partial(two_stage, preset=FTSR),
-    "real-esrgan": partial(two_stage, preset=REAL_ESRGAN),
+    "ftsr-authors": degrade_authors_order,
+    "ftsr": partial(degrade_two_stage, preset=FTSR),
+    "real-esrgan": partial(degrade_two_stage, preset=REAL_ESRGAN),
 }
 
 
-def stage(images: list[T], s: Stage, sizes: list[Size], rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
-    """Blur, resize to random factors of `sizes`, noise."""
-    kernels = [random_kernel(s.kernels, rng) if rng.random() < s.blur else None for rng in rngs]
+def run_stage(images: list[T], s: Stage, sizes: list[Size], rngs: Sequence[Generator], tools: Tools[T]) -> list[T]:
+    """Blur, resize to random factors of `sizes`, add noise."""
+    kernels = [draw_kernel(s.kernels, rng) if rng.random() < s.blur else None for rng in rngs]
     late = [rng.random() < s.late_blur for rng in rngs]
     images = tools.blur(images, [None if after else k for k, after in zip(kernels, late, strict=True)])
-    targets = [scaled(size, s, rng) for size, rng in zip(sizes, rngs, strict=True)]
-    images = tools.resize(images, targets, [resizer(rng) for rng in rngs])
+    targets = [draw_size(size, s, rng) for size, rng in zip(sizes, rngs, strict=True)]
+    images = tools.resize(images, targets, [draw_resizer(rng) for rng in rngs])
     images = tools.noise(images, s, rngs)
     return tools.blur(images, [k if after else None for k, after in zip(kernels, late, strict=True)])
 
 
-def scaled(size: Size, s: Stage, rng: Generator) -> Size:
+def draw_size(size: Size, s: Stage, rng: Generator) -> Size:
+    """Draw the size that a stage resizes to: larger, smaller or the same."""
     way = int(rng.choice(3, p=s.resize_weights))
     factor = (rng.uniform(1, s.resize[1]), rng.uniform(s.resize[0], 1), 1.0)[way]
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def resizer(rng: Generator) -> str:
+def draw_resizer(rng: Generator) -> str:
+    """Draw one of RESIZERS."""
     return RESIZERS[int(rng.choice(len(RESIZERS)))]
 
 
@@ -189,7 +204,7 @@ class Pictures:
         return image.shape[0], image.shape[1]
 
     def blur(self, images: list[Picture], kernels: Sequence[Kernel | None]) -> list[Picture]:
-        return [image if k is None else blur(image, k) for image, k in zip(images, kernels, strict=True)]
+        return [image if k is None else blur_image(image, k) for image, k in zip(images, kernels, strict=True)]
 
     def resize(self, images: list[Picture], sizes: Sequence[Size], ways: Sequence[str]) -> list[Picture]:
         return [
@@ -201,14 +216,16 @@ class Pictures:
         return [add_noise(image, stage, rng) for image, rng in zip(images, rngs, strict=True)]
 
     def jpeg(self, images: list[Picture], qualities: Sequence[float | None]) -> list[Picture]:
-        return [image if q is None else jpeg(image, q) for image, q in zip(images, qualities, strict=True)]
+        return [image if q is None else compress_jpeg(image, q) for image, q in zip(images, qualities, strict=True)]
 
 
-def blur(image: Picture, kernel: Kernel) -> Picture:
+def blur_image(image: Picture, kernel: Kernel) -> Picture:
+    """Convolve with a kernel, borders reflected."""
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
 def add_noise(image: Picture, s: Stage, rng: Generator) -> Picture:
+    """Add Gaussian noise of one strength, or Poisson noise at as many levels as the image has, in grey or in colour."""
     gray = rng.random() < s.gray
     if rng.random() < s.gaussian:
         shape = (*image.shape[:2], 1 if gray else 3)
@@ -222,8 +239,8 @@ def add_noise(image: Picture, s: Stage, rng: Generator) -> Picture:
     return np.clip(image + noise, 0, 1).astype(np.float32)
 
 
-def jpeg(image: Picture, quality: float) -> Picture:
-    """Through libjpeg at quality 1 to 100 and back; the same bytes for the same picture."""
+def compress_jpeg(image: Picture, quality: float) -> Picture:
+    """Encode at quality 1 to 100 and decode by libjpeg; equal images give equal bytes."""
     bgr = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)[..., ::-1]
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -234,43 +251,43 @@ def jpeg(image: Picture, quality: float) -> Picture:
 # ---- by name --------------------------------------------------------------------------------------------------------
 
 
-def degrade(hr: Picture, preset: str, rng: Generator) -> Picture:
+def degrade_image(hr: Picture, preset: str, rng: Generator) -> Picture:
     """Degrade an HR image (H, W, 3) to LR (H/4, W/4, 3) by one of PRESETS. Raises ConfigError for another name."""
     if preset not in PRESETS:
         raise ConfigError(f"There is no degradation {preset!r}; known are {', '.join(PRESETS)}.")
     return np.clip(PRESETS[preset](hr, rng), 0, 1).astype(np.float32)
 
 
-def mixture(hr: Picture, weights: dict[str, float], rng: Generator) -> Picture:
-    """`degrade` with a preset drawn by weight."""
+def degrade_mixture(hr: Picture, weights: dict[str, float], rng: Generator) -> Picture:
+    """Degrade with a preset drawn by weight."""
     names = list(weights)
     shares = np.array([weights[name] for name in names], np.float64)
-    return degrade(hr, names[int(rng.choice(len(names), p=shares / shares.sum()))], rng)
+    return degrade_image(hr, names[int(rng.choice(len(names), p=shares / shares.sum()))], rng)
 
 
-def light(hr: Picture, rng: Generator) -> Picture:
-    """What a phone or a web page does: a little blur, perhaps an earlier JPEG, an antialiased resize, noise, JPEG."""
+def degrade_lightly(hr: Picture, rng: Generator) -> Picture:
+    """Degrade as a phone or a web page does: a little blur, perhaps an earlier JPEG, an antialiased resize, noise, JPEG."""
     image = hr
     if rng.random() < 0.9:
         sigma = rng.uniform(0.2, 2.4, 2) if rng.random() < 0.4 else np.repeat(rng.uniform(0.2, 2.0), 2)
-        image = blur(image, gaussian_kernel(13, sigma[0], sigma[1], rng.uniform(-math.pi, math.pi)))
+        image = blur_image(image, make_gaussian_kernel(13, sigma[0], sigma[1], rng.uniform(-math.pi, math.pi)))
     if rng.random() < 0.3:
-        image = jpeg(image + rng.normal(0, rng.uniform(0, 6) / 255, image.shape), rng.uniform(60, 95))
+        image = compress_jpeg(image + rng.normal(0, rng.uniform(0, 6) / 255, image.shape), rng.uniform(60, 95))
     if rng.random() < 0.1:  # brought up by a careless program before it was brought down
-        image = blur(image, sinc_kernel(rng.uniform(math.pi / 2, math.pi), 13))
-    image = shrink(image, rng)
+        image = blur_image(image, make_sinc_kernel(rng.uniform(math.pi / 2, math.pi), 13))
+    image = shrink_image(image, rng)
     if rng.random() < 0.85:
         image = image + rng.normal(0, rng.uniform(0, 5) / 255, image.shape[:2] + (1 if rng.random() < 0.3 else 3,))
-    return jpeg(image, rng.uniform(50, 98)) if rng.random() < 0.85 else image
+    return compress_jpeg(image, rng.uniform(50, 98)) if rng.random() < 0.85 else image
 
 
-def bicubic(hr: Picture, rng: Generator) -> Picture:
-    """Clean down-scaling, the sharpest LR there is."""
-    return shrink(hr, rng)
+def degrade_bicubic(hr: Picture, rng: Generator) -> Picture:
+    """Downscale by 4 with an antialiased bicubic filter and nothing else."""
+    return shrink_image(hr, rng)
 
 
-def shrink(image: Picture, rng: Generator) -> Picture:
-    """To a quarter of each side with antialiasing: area, bicubic or Lanczos."""
+def shrink_image(image: Picture, rng: Generator) -> Picture:
+    """Reduce each side to a quarter with antialiasing: area, bicubic or Lanczos."""
     height, width = image.shape[0] // SCALE, image.shape[1] // SCALE
     way = rng.choice(3, p=(0.25, 0.5, 0.25))
     if way == 0:
@@ -279,16 +296,16 @@ def shrink(image: Picture, rng: Generator) -> Picture:
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))[None]
         small = F.interpolate(tensor, size=(height, width), mode="bicubic", antialias=True)
         return small[0].numpy().transpose(1, 2, 0)
-    return blur(image, lanczos_kernel())[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
+    return blur_image(image, make_lanczos_kernel())[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
 
 
-def alone(recipe: Callable[..., list[Picture]], hr: Picture, rng: Generator) -> Picture:
+def run_alone(recipe: Callable[..., list[Picture]], hr: Picture, rng: Generator) -> Picture:
     """Run a recipe on one image with OpenCV."""
     return recipe([hr], [rng], Pictures())[0]
 
 
 PRESETS = {
-    **{name: partial(alone, recipe) for name, recipe in RECIPES.items()},
-    "light": light,
-    "bicubic": bicubic,
+    **{name: partial(run_alone, recipe) for name, recipe in RECIPES.items()},
+    "light": degrade_lightly,
+    "bicubic": degrade_bicubic,
 }

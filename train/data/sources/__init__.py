@@ -33,19 +33,21 @@ LICENCES = {
 
 # Sets of files: how they are listed, and what the numbers in their masks mean.
 LISTED: dict[str, tuple[Callable[..., list[Entry]], Any]] = {
-    "folder": (files.any_folder, None),
-    "lsdir": (files.lsdir, None),
-    "textseg": (files.textseg, files.textseg_strokes),
-    "bts": (files.bts, files.any_strokes),
-    "real-ce": (files.real_ce, None),
-    "ctr-derived": (files.ctr_derived, None),
+    "folder": (files.list_folder, None),
+    "lsdir": (files.list_lsdir, None),
+    "textseg": (files.list_textseg, files.select_textseg_strokes),
+    "bts": (files.list_bts, files.select_strokes),
+    "real-ce": (files.list_real_ce, None),
+    "ctr-derived": (files.list_ctr_derived, None),
 }
 MADE: dict[str, Callable[..., Source]] = {"rendered": RenderedLines, "procedural": Procedural}
 KINDS = (*LISTED, "ctr", *MADE)
 
 
 def open_source(kind: str, path: str | Path | None = None, *, name: str | None = None, **options: Any) -> Source:
-    """The data set at `path`, of one of KINDS; see the functions of `files` and the classes here for their options.
+    """Open the data set at `path` as one of KINDS; see the functions of `files` and the classes here for their options.
+
+    name: its name in provenance; None: kind and folder name. Raises SourceError, ConfigError.
 
     name: what provenance calls it; else the kind and the folder's name. Raises SourceError, ConfigError.
     """
@@ -62,7 +64,7 @@ def open_source(kind: str, path: str | Path | None = None, *, name: str | None =
         if kind == "ctr":
             return CTR(Path(path), name=name, licence=licence, **options)
         listing, strokes = LISTED[kind]
-        entries = listing(files.folder(Path(path)), **options)
+        entries = listing(files.require_folder(Path(path)), **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise

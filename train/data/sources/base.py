@@ -40,7 +40,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, index: int) -> str:
-        """A name for the item, unique in the source, stable from run to run, had without decoding."""
+        """Return the item's name: unique in the source, stable from run to run, known without decoding."""
         ...
 
     def __getitem__(self, index: int) -> Item:
@@ -49,13 +49,16 @@ class Source(Protocol):
 
 
 def check_index(index: int, count: int) -> int:
+    """Check an index against the count, and resolve a negative one. Raises IndexError."""
     if not -count <= index < count:
         raise IndexError(f"item {index} of {count}")
     return index % count
 
 
-def decode(data: bytes, name: str, *, upright: bool = True) -> Pixels:
-    """The bytes of a picture file -> (h, w, 3) RGB; transparency on white, 16 bits brought to 8.
+def decode_image(data: bytes, name: str, *, upright: bool = True) -> Pixels:
+    """Decode an image file's bytes to (h, w, 3) RGB; transparency on white, 16 bits reduced to 8.
+
+    upright: rotate as EXIF says. Raises SourceError for broken, truncated or foreign data.
 
     upright: turn it as EXIF says. Raises SourceError for what is broken, truncated, or no picture.
     """
@@ -76,13 +79,13 @@ def _rgb(image: Image.Image) -> Pixels:
     return np.array(image.convert("RGB"))
 
 
-def read_picture(path: Path, *, upright: bool = True) -> Pixels:
-    """(h, w, 3) RGB of a file. Raises SourceError."""
-    return decode(read_bytes(path), str(path), upright=upright)
+def read_image(path: Path, *, upright: bool = True) -> Pixels:
+    """Read an image file as (h, w, 3) RGB. Raises SourceError."""
+    return decode_image(read_bytes(path), str(path), upright=upright)
 
 
 def read_mask(path: Path) -> Pixels:
-    """(h, w) of a mask file, its numbers as they are stored: a palette's indices, not its colours. Raises SourceError."""
+    """Read a mask file as (h, w) of its stored values: a palette's indices, not its colours. Raises SourceError."""
     try:
         with Image.open(io.BytesIO(read_bytes(path))) as file:
             file.load()
@@ -96,6 +99,7 @@ def read_mask(path: Path) -> Pixels:
 
 
 def read_bytes(path: Path) -> bytes:
+    """Read a file. Raises SourceError."""
     try:
         return path.read_bytes()
     except OSError as error:

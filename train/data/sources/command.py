@@ -15,7 +15,7 @@ from tadisr.atomic_write import write_atomic
 
 from ...config import Loader, parse_override
 from . import KINDS, SourceError, open_source
-from .report import examine, summarise
+from .report import examine_source, summarize_source
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,24 +27,24 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--limit", type=int, default=1000, help="look at so many, evenly spaced; 0: at all (1000)")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode (0: none beside this one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there too")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_command)
 
 
-def named(table: Any) -> Iterator[dict[str, Any]]:
-    """Every table in a config that has a source's kind, wherever it stands: kind, path, name, and the kind's options."""
+def find_sources(table: Any) -> Iterator[dict[str, Any]]:
+    """Find every table in a config that has a source's kind: kind, path, name and the kind's options."""
     if isinstance(table, dict):
         if table.get("kind") in KINDS:
             yield table
         else:
             for value in table.values():
-                yield from named(value)
+                yield from find_sources(value)
     elif isinstance(table, list):
         for value in table:
-            yield from named(value)
+            yield from find_sources(value)
 
 
-def asked(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The sources' tables, from the config or the flags. Raises SourceError."""
+def choose_sources(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the sources' tables from the config or the flags. Raises SourceError."""
     if (arguments.config is None) == (arguments.kind is None):
         raise SourceError("Name either a config or --kind (and --path).")
     if arguments.kind is not None:
@@ -54,20 +54,20 @@ def asked(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         return [{"kind": arguments.kind, "path": arguments.path, **options}]
     if not arguments.config.is_file():
         raise SourceError(f"There is no config {arguments.config}.")
-    tables = list(named(yaml.load(arguments.config.read_text(), Loader)))
+    tables = list(find_sources(yaml.load(arguments.config.read_text(), Loader)))
     if not tables:
         raise SourceError(f"{arguments.config} names no source: a table with kind: one of {', '.join(KINDS)}.")
     return tables
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Prints a report of every source; 1 where something is broken."""
+def run_command(arguments: argparse.Namespace) -> int:
+    """Print a report of every source; return 1 if something is broken."""
     reports = []
-    for table in asked(arguments):
+    for table in choose_sources(arguments):
         source = open_source(**table)
-        looks = examine(source, limit=arguments.limit or None, workers=arguments.workers)
+        looks = examine_source(source, limit=arguments.limit or None, workers=arguments.workers)
         total = min(arguments.limit, len(source)) if arguments.limit else len(source)
-        report = summarise(source, list(tqdm(looks, source.name, total, leave=False)))
+        report = summarize_source(source, list(tqdm(looks, source.name, total, leave=False)))
         reports.append(report)
         print(report)
     if arguments.json is not None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .base import Item, SourceError, check_index, decode
+from .base import Item, SourceError, check_index, decode_image
 
 
 class CTR:
@@ -39,18 +39,18 @@ class CTR:
             text = None if label is None else label.decode("utf-8")
         except UnicodeDecodeError as error:
             raise SourceError(f"{self.path}: label-{key} is no UTF-8.") from error
-        return Item(key, decode(data, where), None, text)
+        return Item(key, decode_image(data, where), None, text)
 
     def _get(self, key: str) -> bytes | None:
-        with environment(self.path).begin() as transaction:
+        with open_environment(self.path).begin() as transaction:
             return transaction.get(key.encode())
 
 
 _open: dict[Path, tuple[int, Any]] = {}  # the process that opened it, and the environment
 
 
-def environment(path: Path) -> Any:
-    """The LMDB at `path`, open in this process, once however many sources read it. Raises SourceError.
+def open_environment(path: Path) -> Any:
+    """Open the LMDB at `path` in this process, once for all sources that read it. Raises SourceError.
 
     An environment must not be used across a fork: a child closes what it inherited and opens its own.
     """

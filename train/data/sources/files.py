@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Item, Pixels, SourceError, check_index, read_bytes, read_mask, read_picture
+from .base import Item, Pixels, SourceError, check_index, read_bytes, read_image, read_mask
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -48,18 +48,18 @@ class Files:
 
     def __getitem__(self, index: int) -> Item:
         entry = self.entries[check_index(index, len(self))]
-        image, mask = read_picture(entry.image), None
+        image, mask = read_image(entry.image), None
         if entry.mask is not None:
             mask = read_mask(entry.mask)
             mask = mask if self.strokes is None else self.strokes(mask)
             if mask.shape != image.shape[:2]:  # drawn on the picture as it is stored, not as EXIF turns it
-                image = read_picture(entry.image, upright=False)
+                image = read_image(entry.image, upright=False)
             if mask.shape != image.shape[:2]:
                 raise SourceError(
                     f"{entry.mask} is {_size(mask)}, its picture {entry.image} {_size(image)}: they do not lie on one "
                     "another."
                 )
-        label = words(entry.label) if isinstance(entry.label, Path) else entry.label
+        label = read_words(entry.label) if isinstance(entry.label, Path) else entry.label
         return Item(entry.key, image, mask, label)
 
 
@@ -70,21 +70,21 @@ def _size(array: Pixels) -> str:
 # ---- masks ----------------------------------------------------------------------------------------------------------
 
 
-def textseg_strokes(mask: Pixels) -> Pixels:
-    """TextSeg's classes: 100 is text; 200, its effects (shadows, outlines), and 255, unsure, are not."""
+def select_textseg_strokes(mask: Pixels) -> Pixels:
+    """Select text in TextSeg's coding: 100 is text; 200, its effects (shadows, outlines), and 255, unsure, are not."""
     return np.where(mask == 100, 255, 0).astype(np.uint8)
 
 
-def any_strokes(mask: Pixels) -> Pixels:
-    """Text by whichever coding the file follows: TextSeg's classes, 0 and 1, or white on black."""
+def select_strokes(mask: Pixels) -> Pixels:
+    """Select text in whichever coding the file follows: TextSeg's classes, 0 and 1, or white on black."""
     values = set(np.unique(mask).tolist())
     if 100 in values and values <= {0, 100, 200, 255}:
-        return textseg_strokes(mask)
+        return select_textseg_strokes(mask)
     return np.where(mask > (0 if max(values) <= 1 else 127), 255, 0).astype(np.uint8)
 
 
-def words(annotation: Path) -> str:
-    """All words of a TextSeg annotation, `{"00": {"text": ..., "bbox": ...}, ...}`, in its order. Raises SourceError."""
+def read_words(annotation: Path) -> str:
+    """Read all words of a TextSeg annotation, `{"00": {"text": ..., "bbox": ...}, ...}`, in its order. Raises SourceError."""
     try:
         table = json.loads(read_bytes(annotation))
         return " ".join(str(table[key]["text"]) for key in sorted(table))
@@ -95,41 +95,42 @@ def words(annotation: Path) -> str:
 # ---- looking around -------------------------------------------------------------------------------------------------
 
 
-def folder(path: Path, *, what: str = "pictures") -> Path:
+def require_folder(path: Path, *, what: str = "pictures") -> Path:
+    """Return the path if it is a folder. Raises SourceError."""
     if not path.is_dir():
         raise SourceError(f"There is no folder {path} of {what}.")
     return path
 
 
-def pictures(path: Path, *, deep: bool = True) -> list[Path]:
-    """The picture files under a folder in a fixed order; hidden ones and links left out."""
+def list_images(path: Path, *, deep: bool = True) -> list[Path]:
+    """List the image files under a folder in a fixed order, without hidden ones and links."""
     found = path.rglob("*") if deep else path.iterdir()
     return sorted(
         p for p in found if p.suffix.lower() in PICTURES and not p.name.startswith(".") and not p.is_symlink()
     )
 
 
-def by_stem(paths: Iterable[Path], root: Path, ending: str = "") -> dict[str, Path]:
-    """Relative path without suffix (and without `ending`) -> file."""
+def index_by_stem(paths: Iterable[Path], root: Path, ending: str = "") -> dict[str, Path]:
+    """Index files by relative path without suffix (and without `ending`)."""
     return {p.relative_to(root).with_suffix("").as_posix().removesuffix(ending): p for p in paths}
 
 
 # ---- the sets -------------------------------------------------------------------------------------------------------
 
 
-def any_folder(path: Path, *, masks: str | Path | None = None, labels: str | Path | None = None) -> list[Entry]:
-    """Every picture under `path`, searched deeply.
+def list_folder(path: Path, *, masks: str | Path | None = None, labels: str | Path | None = None) -> list[Entry]:
+    """List every image under `path`, searched deeply.
 
     masks: a folder, in or outside `path`, with masks of the same relative names (any suffix, white text, soft edges
     kept); a picture without one has none. labels: a JSON table, relative name (with or without suffix) -> text; without
     it, a `NAME.txt` beside a picture is its label. Raises SourceError.
     """
-    folder(path)
-    mask_root = None if masks is None else folder(path / masks, what="masks")
-    found = pictures(path)
+    require_folder(path)
+    mask_root = None if masks is None else require_folder(path / masks, what="masks")
+    found = list_images(path)
     mask_of: dict[str, Path] = {}
     if mask_root is not None:
-        mask_of = by_stem(pictures(mask_root), mask_root)
+        mask_of = index_by_stem(list_images(mask_root), mask_root)
         found = [p for p in found if not p.is_relative_to(mask_root)]
     texts = _label_table(path / labels) if labels is not None else None
     entries = []
@@ -156,19 +157,20 @@ def _label_table(path: Path) -> dict[str, str]:
     return table
 
 
-def lsdir(path: Path) -> list[Entry]:
-    """HR pictures in numbered subfolders, `0001000/0000001.png`; the LR ones (`0000001x4.png`) are left out."""
+def list_lsdir(path: Path) -> list[Entry]:
+    """List HR images in numbered subfolders, `0001000/0000001.png`, without the LR ones (`0000001x4.png`)."""
     for root in (path, path / "HR" / "train", path / "train", path / "LSDIR"):
         shards = sorted(p for p in root.glob("*") if p.is_dir() and p.name.isdigit())
         if shards:
-            files = [p for shard in shards for p in pictures(shard, deep=False) if not re.search(r"x[234]$", p.stem)]
+            files = [p for shard in shards for p in list_images(shard, deep=False) if not re.search(r"x[234]$", p.stem)]
             return [Entry(p.relative_to(root).as_posix(), p) for p in files]
     raise SourceError(f"{path} has no numbered subfolders of pictures, as LSDIR has them (0001000/0000001.png).")
 
 
-def textseg(path: Path, *, split: str = "train+val+test") -> list[Entry]:
-    """As published (`image/`, `semantic_label/NAME_maskfg.png`, `annotation/NAME_anno.json`, `split.json`) or as split
-    by Hi-SAM (`train_images/NAME.jpg`, `train_gt/NAME.png`). split: parts joined by +."""
+def list_textseg(path: Path, *, split: str = "train+val+test") -> list[Entry]:
+    """List TextSeg as published (`image/`, `semantic_label/NAME_maskfg.png`, `annotation/NAME_anno.json`, `split.json`) or
+    as split by Hi-SAM (`train_images/NAME.jpg`, `train_gt/NAME.png`). split: parts joined by +.
+    """
     parts = split.split("+")
     if (path / "split.json").is_file() and (path / "image").is_dir():
         table = json.loads(read_bytes(path / "split.json"))
@@ -185,15 +187,15 @@ def textseg(path: Path, *, split: str = "train+val+test") -> list[Entry]:
         return [
             Entry(f"{part}/{image.stem}", image, path / f"{part}_gt" / f"{image.stem}.png")
             for part in parts
-            for image in pictures(folder(path / f"{part}_images"), deep=False)
+            for image in list_images(require_folder(path / f"{part}_images"), deep=False)
         ]
     raise SourceError(
         f"{path} is no TextSeg: expected image/, semantic_label/ and split.json, or {parts[0]}_images/ and {parts[0]}_gt/."
     )
 
 
-def bts(path: Path, *, split: str | None = None) -> list[Entry]:
-    """`TRAIN/image/NAME.jpg`, `TRAIN/semantic_label/NAME_maskfg.png` or `NAME.png`; also one part's folder by itself."""
+def list_bts(path: Path, *, split: str | None = None) -> list[Entry]:
+    """List `TRAIN/image/NAME.jpg` with `TRAIN/semantic_label/NAME_maskfg.png` or `NAME.png`; or one part's folder by itself."""
     parts = (
         [path / p for p in split.split("+")] if split is not None else sorted(p.parent for p in path.glob("*/image"))
     )
@@ -203,18 +205,20 @@ def bts(path: Path, *, split: str | None = None) -> list[Entry]:
         raise SourceError(f"{path} is no BTS: expected TRAIN/image/ and TRAIN/semantic_label/ (VAL, TEST) in it.")
     entries = []
     for part in parts:
-        images, masks = folder(part / "image"), folder(part / "semantic_label", what="masks")
-        mask_of = by_stem(pictures(masks), masks, "_maskfg")
+        images, masks = require_folder(part / "image"), require_folder(part / "semantic_label", what="masks")
+        mask_of = index_by_stem(list_images(masks), masks, "_maskfg")
         prefix = "" if part == path else f"{part.name}/"
-        for image in pictures(images):
+        for image in list_images(images):
             stem = image.relative_to(images).with_suffix("").as_posix()
             entries.append(Entry(prefix + stem, image, mask_of.get(stem, masks / f"{stem}_maskfg.png")))
     return entries
 
 
-def real_ce(path: Path, *, focal: str = "52mm", names: str | Path | None = None) -> list[Entry]:
-    """The pictures of one focal length (13mm, 26mm, 52mm): the aligned ones where `NNmm_aligned_1024/` is there, with
-    the masks of `mask-52mm-bts-1024-v2/`; else the set's own `NNmm/`, in `path` or in its `train/`, `val/`, `test/`.
+def list_real_ce(path: Path, *, focal: str = "52mm", names: str | Path | None = None) -> list[Entry]:
+    """List the images of one focal length (13mm, 26mm, 52mm): the aligned ones if `NNmm_aligned_1024/` exists, with the
+    masks of `mask-52mm-bts-1024-v2/`; else the set's own `NNmm/`, in `path` or in its `train/`, `val/`, `test/`.
+
+    names: a list such as aligned_list_train.txt, one name per line, with or without suffix. Raises SourceError.
 
     names: a list such as aligned_list_train.txt, one a line, with or without suffix.
     """
@@ -224,11 +228,11 @@ def real_ce(path: Path, *, focal: str = "52mm", names: str | Path | None = None)
     if not roots:
         raise SourceError(f"{path} is no Real-CE: expected a folder {focal}/ or {focal}_aligned_1024/ in it.")
     masks = path / "mask-52mm-bts-1024-v2"
-    mask_of = by_stem(pictures(masks), masks) if masks.is_dir() and roots[0].name.endswith("_1024") else {}
+    mask_of = index_by_stem(list_images(masks), masks) if masks.is_dir() and roots[0].name.endswith("_1024") else {}
     entries = [
         Entry(image.relative_to(path).as_posix(), image, mask_of.get(image.stem))
         for root in roots
-        for image in pictures(root, deep=False)
+        for image in list_images(root, deep=False)
     ]
     if names is None:
         return entries
@@ -240,9 +244,10 @@ def real_ce(path: Path, *, focal: str = "52mm", names: str | Path | None = None)
     return [by_name[stem] for stem in stems]
 
 
-def ctr_derived(path: Path, *, list: str | Path | None = None) -> list[Entry]:
-    """Crops as this project and the paper derive them from CTR: `images_enhanced/NAME.jpg`, `mask/NAME.png`, and a JSON
-    list of `{"filename": NAME, "label": TEXT}`, the only `.json` in the folder if none is named."""
+def list_ctr_derived(path: Path, *, list: str | Path | None = None) -> list[Entry]:
+    """List crops as derived from CTR by this project and the paper: `images_enhanced/NAME.jpg`, `mask/NAME.png`, and a JSON
+    list of `{"filename": NAME, "label": TEXT}`, by default the only `.json` in the folder.
+    """
     lists = [path / list] if list is not None else sorted(path.glob("*.json"))
     if len(lists) != 1:
         raise SourceError(f"{path} has {len(lists)} JSON lists, expected one; name it by the option list.")

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw
 
-from ..degradation.recipes import blur, gaussian_kernel
-from ..text_rendering.backgrounds import Array, background, load_photographs, procedural
+from ..degradation.recipes import blur_image, make_gaussian_kernel
+from ..text_rendering.backgrounds import Array, draw_background, draw_procedural, load_photos
 from ..text_rendering.fonts import find_fonts, open_font
-from ..text_rendering.scenes import ink_pair
-from ..text_rendering.strings import line
+from ..text_rendering.scenes import draw_ink_color
+from ..text_rendering.strings import draw_line
 from .base import Item, SourceError, check_index
 
 LATIN = 0.5  # share of lines in Latin letters where the fonts have Chinese too
@@ -44,7 +44,7 @@ class RenderedLines:
             raise SourceError(f"rendered: count {count}, height {height}: expected 1 or more, and two sizes from 8 on.")
         self.name, self.licence, self.count, self.seed, self.height = name, licence, count, seed, tuple(height)
         self.fonts = find_fonts(tuple(map(Path, fonts)))
-        self.photographs = load_photographs([Path(folder) for folder in backgrounds])
+        self.photographs = load_photos([Path(folder) for folder in backgrounds])
 
     def __len__(self) -> int:
         return self.count
@@ -57,18 +57,18 @@ class RenderedLines:
         rng = np.random.default_rng([self.seed, int(key)])
         text, coverage = self._line(rng)
         ground = self._ground(coverage.shape, rng)
-        color = ink_pair(ground[coverage < 0.5].mean(0), rng)
+        color = draw_ink_color(ground[coverage < 0.5].mean(0), rng)
         picture = ground + (color - ground) * (coverage * rng.uniform(0.85, 1))[..., None]
         if rng.random() < 0.4:
-            picture, coverage = warp(picture, coverage, rng)
+            picture, coverage = warp_line(picture, coverage, rng)
         sigma = rng.uniform(0.2, 0.8)
-        picture = blur(np.ascontiguousarray(picture, np.float32), gaussian_kernel(5, sigma, sigma, 0.0))
+        picture = blur_image(np.ascontiguousarray(picture, np.float32), make_gaussian_kernel(5, sigma, sigma, 0.0))
         return Item(key, _bytes(picture), _bytes(coverage), text)
 
     def _line(self, rng: Generator) -> tuple[str, Array]:
         """What it says, and how much of each pixel the glyphs cover, (h, w) in [0, 1]."""
         script = "latin" if "chinese" not in self.fonts or rng.random() < LATIN else "chinese"
-        text = line(script, rng).strip()
+        text = draw_line(script, rng).strip()
         pixels = round(np.exp(rng.uniform(*np.log(self.height))))
         choices = self.fonts[script]
         font = open_font(*choices[int(rng.integers(len(choices)))], pixels)
@@ -81,11 +81,11 @@ class RenderedLines:
 
     def _ground(self, shape: tuple[int, ...], rng: Generator) -> Array:
         side = max(shape)
-        return background(side, self.photographs, rng)[: shape[0], : shape[1]]
+        return draw_background(side, self.photographs, rng)[: shape[0], : shape[1]]
 
 
-def warp(picture: Array, coverage: Array, rng: Generator) -> tuple[Array, Array]:
-    """Turned a little and seen from the side; the canvas stays, corners are filled by the ground's reflection."""
+def warp_line(picture: Array, coverage: Array, rng: Generator) -> tuple[Array, Array]:
+    """Rotate slightly and view from the side; the canvas keeps its size, corners are filled by reflection."""
     height, width = coverage.shape
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     moved = corners + (rng.uniform(-0.12, 0.12, (4, 2)) * height).astype(np.float32)
@@ -111,7 +111,7 @@ class Procedural:
 
     def __getitem__(self, index: int) -> Item:
         key = self.key(index)
-        picture = procedural(self.size, np.random.default_rng([self.seed, int(key)]))
+        picture = draw_procedural(self.size, np.random.default_rng([self.seed, int(key)]))
         return Item(key, _bytes(picture))
 
 

@@ -67,7 +67,8 @@ def _spread(values: dict[str, Any], form: str = "") -> str:
     return " / ".join(format(value, form) for value in values.values()) if values else "-"
 
 
-def look(source: Source, index: int) -> Seen:
+def examine_item(source: Source, index: int) -> Seen:
+    """Read one item and record its size, mask share and label, or why it cannot be read."""
     try:
         item = source[index]
     except SourceError as error:
@@ -82,15 +83,15 @@ def look(source: Source, index: int) -> Seen:
 
 
 def _look_many(source: Source, indices: list[int]) -> list[Seen]:
-    return [look(source, index) for index in indices]
+    return [examine_item(source, index) for index in indices]
 
 
-def examine(source: Source, *, limit: int | None = None, workers: int = 0) -> Iterator[Seen]:
-    """Look at every item, or at `limit` of them evenly spaced, in order; in `workers` processes if there are any."""
+def examine_source(source: Source, *, limit: int | None = None, workers: int = 0) -> Iterator[Seen]:
+    """Examine every item, or `limit` evenly spaced ones, in order, in `workers` processes if there are any."""
     count = len(source) if limit is None else min(limit, len(source))
     indices = np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
     if not workers:
-        yield from (look(source, index) for index in indices)
+        yield from (examine_item(source, index) for index in indices)
         return
     groups = [indices[start : start + AT_ONCE] for start in range(0, count, AT_ONCE)]
     way = "fork" if "fork" in get_all_start_methods() else "spawn"
@@ -99,7 +100,8 @@ def examine(source: Source, *, limit: int | None = None, workers: int = 0) -> It
             yield from seen
 
 
-def summarise(source: Source, seen: list[Seen]) -> Report:
+def summarize_source(source: Source, seen: list[Seen]) -> Report:
+    """Summarize the examined items of a source."""
     report = Report(source.name, source.kind, source.licence, len(source), len(seen))
     good = [one for one in seen if one.broken is None]
     report.broken = [{"key": one.key, "reason": one.broken} for one in seen if one.broken is not None]

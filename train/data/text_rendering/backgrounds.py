@@ -18,13 +18,15 @@ Array = NDArray[Any]  # float32
 PHOTOGRAPHS = 80  # kept in memory at most, each at most 1600 pixels on its shorter side
 
 
-def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator, *, walls: float = 0.1) -> Array:
-    """A piece of a photograph, or a procedural ground where there are none, (S, S, 3); a share of `walls`."""
+def draw_background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator, *, walls: float = 0.1) -> Array:
+    """Draw a background (S, S, 3): a piece of a photo, or a procedural one if there are none; masonry for a share of
+    `walls`.
+    """
     share = rng.random()
     if share < walls:
-        return masonry(size, rng)
+        return draw_masonry(size, rng)
     if not photographs or share < walls + 0.1:
-        return procedural(size, rng)
+        return draw_procedural(size, rng)
     photograph = photographs[int(rng.integers(len(photographs)))]
     side = min(photograph.shape[:2])
     cut = int(np.clip(size * rng.uniform(1.3, 4.0), 8, side))
@@ -35,22 +37,22 @@ def background(size: int, photographs: list[NDArray[np.uint8]], rng: Generator, 
     return np.ascontiguousarray(ground[:, ::-1]) if rng.random() < 0.5 else ground
 
 
-def procedural(size: int, rng: Generator) -> Array:
-    """Two colours mixed by a gradient, stripes, or soft noise."""
+def draw_procedural(size: int, rng: Generator) -> Array:
+    """Draw two colours mixed by a gradient, stripes, or soft noise."""
     first, second = rng.uniform(0, 1, (2, 3)).astype(np.float32)
     way = rng.integers(3)
     if way == 0:
-        mix = gradient(size, rng)
+        mix = draw_gradient(size, rng)
     elif way == 1:
-        mix = (np.sin(gradient(size, rng) * rng.uniform(10, 120)) > rng.uniform(-0.5, 0.5)).astype(np.float32)
+        mix = (np.sin(draw_gradient(size, rng) * rng.uniform(10, 120)) > rng.uniform(-0.5, 0.5)).astype(np.float32)
     else:
         coarse = rng.uniform(0, 1, (int(rng.integers(3, 24)),) * 2).astype(np.float32)
         mix = np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
     return first + (second - first) * mix[..., None]
 
 
-def masonry(size: int, rng: Generator) -> Array:
-    """Bricks or tiles with joints between them, a little turned: lines as thin as strokes that are no text."""
+def draw_masonry(size: int, rng: Generator) -> Array:
+    """Draw bricks or tiles, slightly rotated: their joints are as thin as strokes but are not text."""
     height = rng.uniform(10, 70)
     width = height * (rng.uniform(1.8, 3.5) if rng.random() < 0.7 else 1.0)
     offset = rng.choice([0.0, 0.5, 0.5, 1 / 3])  # of a course against the one below
@@ -74,16 +76,16 @@ def _to_edge(place: Array) -> Array:
     return np.abs(place - np.round(place))
 
 
-def gradient(size: int, rng: Generator) -> Array:
-    """A ramp from 0 to 1 in a random direction, (S, S)."""
+def draw_gradient(size: int, rng: Generator) -> Array:
+    """Draw a ramp from 0 to 1 in a random direction, (S, S)."""
     angle = rng.uniform(0, 2 * math.pi)
     axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
     ramp = math.cos(angle) * axis[None] + math.sin(angle) * axis[:, None]
     return (ramp - ramp.min()) / (ramp.max() - ramp.min())
 
 
-def load_photographs(folders: list[Path]) -> list[NDArray[np.uint8]]:
-    """Up to PHOTOGRAPHS pictures, evenly from all that the folders hold, in a fixed order."""
+def load_photos(folders: list[Path]) -> list[NDArray[np.uint8]]:
+    """Load up to PHOTOGRAPHS images, evenly from all in the folders, in a fixed order."""
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise ConfigError(f"There is no folder of backgrounds {missing[0]}.")

@@ -16,12 +16,13 @@ PICTOGRAMS = ("symbol", "dingbat", "d050000l", "emoji", "math", "music")  # font
 
 @lru_cache(maxsize=512)
 def open_font(path: str, face: int, pixels: int) -> ImageFont.FreeTypeFont:
+    """Open a face of a font file at an em height in pixels."""
     return ImageFont.truetype(path, pixels, index=face, layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=4)
 def find_fonts(folders: tuple[Path, ...]) -> dict[str, list[tuple[str, int]]]:
-    """Script -> (file, face) of every font that has it. Raises ConfigError where no font has Latin letters."""
+    """Find every font that has a script: script -> (file, face). Raises ConfigError if no font has Latin letters."""
     found: dict[str, list[tuple[str, int]]] = {}
     files = sorted(p for folder in folders for p in folder.rglob("*") if p.suffix.lower() in {".ttf", ".ttc", ".otf"})
     for path in files:

@@ -97,83 +97,85 @@ def _without_han(text: str) -> str:
     return re.sub(r"[\u3040-\u30ff\u4e00-\u9fff]+", " ", text)
 
 
-def pick(items: Sequence[str], rng: Generator) -> str:
+def pick_item(items: Sequence[str], rng: Generator) -> str:
+    """Pick a random item."""
     return items[int(rng.integers(len(items)))]
 
 
-def number(rng: Generator) -> str:
-    """A price, a date, a telephone number, a percentage, a code, a plain number."""
+def draw_number(rng: Generator) -> str:
+    """Draw a price, a date, a telephone number, a percentage, a code or a plain number."""
     digits = [int(d) for d in rng.integers(0, 10, 12)]
     text = "".join(map(str, digits))
     return (
-        f"{pick(CURRENCY, rng)}{int(text[:3])}.{text[3:5]}",
+        f"{pick_item(CURRENCY, rng)}{int(text[:3])}.{text[3:5]}",
         f"20{text[:2]}-{digits[2] % 12 + 1:02d}-{digits[3] * 3 + 1:02d}",
         f"{digits[0] % 12 + 1}/{digits[1] * 3 + 1}/20{text[4:6]}",
         f"+{text[:2]} {text[2:5]} {text[5:9]}",
         f"{int(text[:2])}%",
-        f"{pick(LETTERS, rng).upper()}{pick(LETTERS, rng).upper()}-{text[:5]}",
+        f"{pick_item(LETTERS, rng).upper()}{pick_item(LETTERS, rng).upper()}-{text[:5]}",
         f"{int(text[:4])}",
         f"{digits[0] % 24:02d}:{digits[1] * 6 % 60:02d}",
         f"{int(text[:2])}.{text[3]} x {int(text[5:7])} mm",
     )[int(rng.integers(9))]
 
 
-def word(rng: Generator, lexicon: Lexicon) -> str:
+def draw_word(rng: Generator, lexicon: Lexicon) -> str:
     """Draw a word of the lexicon; now and then letters at random, so that nothing can be guessed."""
     if rng.random() < 0.15:
-        return "".join(pick(LETTERS, rng) for _ in range(int(rng.integers(2, 10))))
-    return pick(lexicon.latin, rng)
+        return "".join(pick_item(LETTERS, rng) for _ in range(int(rng.integers(2, 10))))
+    return pick_item(lexicon.latin, rng)
 
 
-def latin(rng: Generator, words: int, lexicon: Lexicon) -> str:
+def draw_latin(rng: Generator, words: int, lexicon: Lexicon) -> str:
     """Draw a line of so many words and numbers, cased as signs and sentences are."""
-    text = " ".join(word(rng, lexicon) if rng.random() > 0.08 else number(rng) for _ in range(words))
+    text = " ".join(draw_word(rng, lexicon) if rng.random() > 0.08 else draw_number(rng) for _ in range(words))
     case = rng.random()
     if case < 0.25:
         return text.upper()
     if case < 0.45:
         return text.title()
-    return text[:1].upper() + text[1:] + pick((".", ",", "!", "?", ":", "", ""), rng) if case < 0.85 else text
+    return text[:1].upper() + text[1:] + pick_item((".", ",", "!", "?", ":", "", ""), rng) if case < 0.85 else text
 
 
-def chinese(rng: Generator, characters: int, lexicon: Lexicon) -> str:
+def draw_chinese(rng: Generator, characters: int, lexicon: Lexicon) -> str:
     """Draw about so many characters: a piece of the lexicon's lines, or characters at random with some numbers."""
     if lexicon.chinese and rng.random() < 0.6:
-        text = "".join(pick(lexicon.chinese, rng) for _ in range(characters // 8 + 1))
+        text = "".join(pick_item(lexicon.chinese, rng) for _ in range(characters // 8 + 1))
         first = int(rng.integers(max(1, len(text) - characters + 1)))
         return text[first : first + characters]
     out = []
     for _ in range(characters):
         choice = rng.random()
         if choice < 0.06 and out:
-            out.append(pick(FULL_STOPS, rng))
+            out.append(pick_item(FULL_STOPS, rng))
         elif choice < 0.1:
             out.append(str(rng.integers(0, 1000)))
         else:
-            out.append(pick(EVERYDAY if choice < 0.55 else HAN, rng))
+            out.append(pick_item(EVERYDAY if choice < 0.55 else HAN, rng))
     return "".join(out)
 
 
-def other(script: str, rng: Generator, characters: int) -> str:
+def draw_other_script(script: str, rng: Generator, characters: int) -> str:
+    """Draw characters of another script, with spaces."""
     letters = ALPHABETS[script]
-    return "".join(" " if rng.random() < 0.12 else pick(letters, rng) for _ in range(characters)) or letters[0]
+    return "".join(" " if rng.random() < 0.12 else pick_item(letters, rng) for _ in range(characters)) or letters[0]
 
 
 BUILT_IN = Lexicon()
 
 
-def line(script: str, rng: Generator, lexicon: Lexicon = BUILT_IN, *, numbers: bool = False) -> str:
-    """Draw what a sign or a label says: a few words, or a number."""
+def draw_line(script: str, rng: Generator, lexicon: Lexicon = BUILT_IN, *, numbers: bool = False) -> str:
+    """Draw the text of a sign or a label: a few words, or a number."""
     if rng.random() < (0.6 if numbers else 0.15):
-        return number(rng) if not numbers else f"{line(script, rng, lexicon)} {number(rng)}"
+        return draw_number(rng) if not numbers else f"{draw_line(script, rng, lexicon)} {draw_number(rng)}"
     if script == "latin":
-        return latin(rng, int(rng.integers(1, 5)), lexicon)
+        return draw_latin(rng, int(rng.integers(1, 5)), lexicon)
     characters = int(rng.integers(2, 10))
-    return chinese(rng, characters, lexicon) if script == "chinese" else other(script, rng, characters)
+    return draw_chinese(rng, characters, lexicon) if script == "chinese" else draw_other_script(script, rng, characters)
 
 
-def paragraph(script: str, rng: Generator, characters: int, lexicon: Lexicon = BUILT_IN) -> str:
+def draw_paragraph(script: str, rng: Generator, characters: int, lexicon: Lexicon = BUILT_IN) -> str:
     """Draw a line of running text, at least about `characters` long."""
     if script == "latin":
-        return latin(rng, characters // 5 + 1, lexicon)
-    return chinese(rng, characters, lexicon) if script == "chinese" else other(script, rng, characters)
+        return draw_latin(rng, characters // 5 + 1, lexicon)
+    return draw_chinese(rng, characters, lexicon) if script == "chinese" else draw_other_script(script, rng, characters)

@@ -43,7 +43,7 @@ class Journal:
         self.file = path.open("ab")
 
     def add(self, chunk: int, records: list[Record]) -> None:
-        """On return they are on the disk."""
+        """Append a chunk's records, and wait until they are on the disk."""
         place = self.file.tell()
         self.file.write(_line({"chunk": chunk, "records": records}))
         self.file.flush()
@@ -51,7 +51,7 @@ class Journal:
         self.places[chunk] = place
 
     def records(self, chunks: Iterable[int]) -> Records:
-        """Of these chunks, in this order."""
+        """Return the records of these chunks, in this order."""
         return Records(self.path, array("q", (self.places[chunk] for chunk in chunks)))
 
     def close(self) -> None:
@@ -73,13 +73,13 @@ class Records:
 
 
 def read_records(path: Path) -> list[Record]:
-    """What a journal holds, in order, whoever is writing to it; nothing where there is none."""
+    """Read a journal's records in order, also while it is written; none if there is no file."""
     chunks = {entry["chunk"]: entry["records"] for _, entry in _entries(path) if "chunk" in entry}
     return [record for key in sorted(chunks) for record in chunks[key]]
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """A file, whole and on the disk, or none."""
+    """Write a file and flush it to the disk, whole or not at all."""
 
     def write(temporary: str) -> None:
         with open(temporary, "wb") as file:
@@ -91,15 +91,17 @@ def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file and flush it to the disk, whole or not at all."""
     write_pieces(path, [data])
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> None:
-    """JSON lines, whole or none."""
+    """Write records as JSON lines, whole or not at all."""
     write_pieces(path, (json.dumps(r, ensure_ascii=False, sort_keys=True).encode() + b"\n" for r in records))
 
 
 def read_lines(path: Path) -> Iterator[Record]:
+    """Read records from JSON lines."""
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
 

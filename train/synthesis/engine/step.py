@@ -21,7 +21,7 @@ from tadisr.errors import CheckpointError, ConfigError
 from tadisr.file_digest import hash_file
 
 from ...data.sources import Source, SourceError, open_source
-from ..config import SynthesisConfig, digest
+from ..config import SynthesisConfig, hash_settings
 from . import workers as pool_of
 from .journal import Journal, Record, Records, write_bytes
 from .workers import Workers
@@ -48,27 +48,28 @@ class Step:
         """Its journal, and whatever is only for the next steps."""
         return self.out / "work" / self.name
 
-    def settings(self) -> Record:
-        """All that its records depend on, the earlier steps' settings (by their digest) included."""
+    def describe_settings(self) -> Record:
+        """Return all that the records depend on, including the earlier steps' settings (by their digest)."""
         raise NotImplementedError
 
-    def chunks(self) -> dict[int, Any]:
+    def list_chunks(self) -> dict[int, Any]:
+        """Return the step's work by chunk number."""
         raise NotImplementedError
 
     def __call__(self, chunk: Any) -> list[Record]:
         """The records of a chunk, its files written. Runs in a worker."""
         raise NotImplementedError
 
-    def files(self, record: Record) -> list[Path]:
-        """What a record says was written: if it is gone, the chunk is done again."""
+    def written_files(self, record: Record) -> list[Path]:
+        """List the files that a record says were written: if one is gone, its chunk is computed again."""
         return []
 
-    def covers(self, records: list[Record], chunk: Any) -> bool:
-        """Whether records of an earlier run are all of the chunk, which may have grown."""
+    def covers_chunk(self, records: list[Record], chunk: Any) -> bool:
+        """Tell whether records of an earlier run are all of a chunk, which may have grown."""
         return True
 
-    def output(self) -> list[Path]:
-        """Folders that hold nothing but what it wrote."""
+    def output_folders(self) -> list[Path]:
+        """List the folders that hold only what the step wrote."""
         return [self.folder]
 
     @property
@@ -82,13 +83,15 @@ class Step:
         return f"cuda:{pool_of.RANK % torch.cuda.device_count()}"
 
 
-def run(step: Step, workers: Workers, *, quiet: bool = False) -> Records:
-    """Do what is left of a step; all its records, in order."""
-    chunks = step.chunks()
-    journal = Journal(step.folder / "journal.jsonl", step.settings())
+def run_step(step: Step, workers: Workers, *, quiet: bool = False) -> Records:
+    """Run what is left of a step; return all its records, in order."""
+    chunks = step.list_chunks()
+    journal = Journal(step.folder / "journal.jsonl", step.describe_settings())
     try:
-        left = {k: chunk for k, chunk in chunks.items() if not finished(step, journal, k, chunk)}
-        for part in (p for folder in step.output() if folder.is_dir() and left for p in folder.rglob(".*.part")):
+        left = {k: chunk for k, chunk in chunks.items() if not is_finished(step, journal, k, chunk)}
+        for part in (
+            p for folder in step.output_folders() if folder.is_dir() and left for p in folder.rglob(".*.part")
+        ):
             part.unlink(missing_ok=True)  # a killed run's
         share = step.config.on_device if step.on_device and step.config.device != "cpu" else None
         share = share if torch.cuda.is_available() or step.config.device == "cuda" else None
@@ -105,31 +108,33 @@ def run(step: Step, workers: Workers, *, quiet: bool = False) -> Records:
         journal.close()
 
 
-def finished(step: Step, journal: Journal, key: int, chunk: Any) -> bool:
+def is_finished(step: Step, journal: Journal, key: int, chunk: Any) -> bool:
     if key not in journal.places:
         return False
     records = list(journal.records([key]))
-    return step.covers(records, chunk) and all(path.is_file() for record in records for path in step.files(record))
+    return step.covers_chunk(records, chunk) and all(
+        path.is_file() for record in records for path in step.written_files(record)
+    )
 
 
-def redo(steps: Iterable[Step], name: str) -> None:
-    """Forget a step and all that follow it."""
+def forget_steps(steps: Iterable[Step], name: str) -> None:
+    """Delete the output of a step and all that follow it."""
     following = False
     for step in steps:
         following = following or step.name == name
         if following:
-            for folder in step.output():
+            for folder in step.output_folders():
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- what steps share -----------------------------------------------------------------------------------------------
 
 
-def groups(items: list[T], size: int) -> list[list[T]]:
+def split_groups(items: list[T], size: int) -> list[list[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def source_of(table: Record) -> Source:
+def open_source_of(table: Record) -> Source:
     return _opened(json.dumps(table, sort_keys=True))
 
 
@@ -141,14 +146,14 @@ def _opened(table: str) -> Source:
     return open_source(options.pop("kind"), options.pop("path", None), **options)
 
 
-def extent(source: Source, limit: int | None) -> int:
+def count_items(source: Source, limit: int | None) -> int:
     return len(source) if limit is None else min(limit, len(source))
 
 
-def describe(table: Record, limit: int | None) -> Record:
-    """A source in a step's settings: what is in it, not where it lies."""
-    source = source_of(table)
-    return {**{k: v for k, v in table.items() if k != "path"}, "name": source.name, "items": extent(source, limit)}
+def describe_source(table: Record, limit: int | None) -> Record:
+    """Describe a source in a step's settings: its contents, not its path."""
+    source = open_source_of(table)
+    return {**{k: v for k, v in table.items() if k != "path"}, "name": source.name, "items": count_items(source, limit)}
 
 
 @lru_cache(maxsize=8)
@@ -159,12 +164,12 @@ def hash_model(path: str) -> str:
     return hash_file(path)[:16]
 
 
-def after(*steps: Step) -> str:
-    return digest(*(step.settings() for step in steps))
+def hash_steps(*steps: Step) -> str:
+    return hash_settings(*(step.describe_settings() for step in steps))
 
 
 def read_pixels(path: Path) -> Pixels:
-    """(h, w, 3) RGB of a file this build wrote."""
+    """Read an image that this build wrote as (h, w, 3) RGB."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ConfigError(f"{path}, which this build wrote, is gone or broken: delete it and start again.")
@@ -178,11 +183,11 @@ def read_gray(path: Path) -> Pixels:
     return pixels  # pyright: ignore[reportReturnType]
 
 
-def png(pixels: Pixels) -> bytes:
-    """RGB (h, w, 3) or grey (h, w) as a file's bytes."""
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode RGB (h, w, 3) or grey (h, w) as PNG."""
     _, data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     return data.tobytes()
 
 
 def write_png(path: Path, pixels: Pixels) -> None:
-    write_bytes(path, png(pixels))
+    write_bytes(path, encode_png(pixels))

@@ -21,22 +21,22 @@ AHEAD = 2  # chunks each worker has waiting for it
 
 class Workers(Protocol):
     def map(self, task: Task, chunks: dict[int, Any], *, on_device: int | None) -> Iterator[tuple[int, Any]]:
-        """`task(chunks[k])` for every k, in whatever order they finish. on_device: at most so many share the GPU."""
+        """Run `task(chunks[k])` for every k, and yield the results as they finish. on_device: at most so many share the GPU."""
         ...
 
     def close(self) -> None: ...
 
 
 def open_workers(count: int | None, ray: str | None = None) -> Workers:
-    """count: processes, 0: none beside this one, None: one for each core. ray: a cluster's address, or `local`."""
+    """Open workers. count: processes; 0: this one; None: one per core. ray: a cluster's address, or `local`."""
     if ray is not None:
         return RayWorkers(ray)
     count = count if count is not None else os.cpu_count() or 1
     return Processes(count) if count else Here()
 
 
-def settle() -> None:
-    """One thread for all that computes: processes are what is parallel, and sums have one order."""
+def limit_threads() -> None:
+    """Limit every library to one thread: processes run in parallel, and sums have one order."""
     import cv2
     import torch
 
@@ -46,7 +46,7 @@ def settle() -> None:
 
 class Here:
     def map(self, task: Task, chunks: dict[int, Any], *, on_device: int | None) -> Iterator[tuple[int, Any]]:
-        settle()
+        limit_threads()
         for key, chunk in chunks.items():
             yield key, task(chunk)
 
@@ -106,7 +106,7 @@ def _begin(ranks: Any) -> None:
         RANK, ranks.value = ranks.value, ranks.value + 1
     ignore_stop_signals()
     threading.Thread(target=_follow_parent, daemon=True).start()
-    settle()
+    limit_threads()
 
 
 def _follow_parent() -> None:
@@ -155,7 +155,7 @@ class RayWorkers:
 
 
 def _settled(task: Task, chunk: Any) -> Any:
-    settle()
+    limit_threads()
     return task(chunk)
 
 

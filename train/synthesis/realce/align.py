@@ -48,8 +48,8 @@ class Alignment:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def verdict(self, limits: Limits) -> str:
-        """Why it is not aligned, in a few words; empty where it is."""
+    def find_fault(self, limits: Limits) -> str:
+        """Say why the pair is not aligned, in a few words; empty if it is."""
         if self.residual is None or self.windows < limits.windows:
             return f"nothing to measure by in {1 - self.windows:.0%} of it"
         if self.correlation < limits.correlation:
@@ -59,24 +59,26 @@ class Alignment:
         return ""
 
 
-def luma(image: NDArray[Any]) -> Luma:
+def compute_luma(image: NDArray[Any]) -> Luma:
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
-def align(hr: Luma, lr: Luma, *, factor: float = 4.0) -> tuple[Alignment, Matrix]:
-    """hr and lr (h, w) at the same size; factor: how much coarser the LR camera saw. The best of three corrections, by
-    how well the pictures correlate under it: none, a shift, an affine map."""
+def align_pair(hr: Luma, lr: Luma, *, factor: float = 4.0) -> tuple[Alignment, Matrix]:
+    """Align an LR image to HR, both (h, w) at one size; factor: how much coarser the LR camera saw.
+
+    Of three corrections, none, a shift and an affine map, the one with the highest correlation is returned.
+    """
     hr = cv2.GaussianBlur(hr, (0, 0), max(0.5, factor / 3))
-    candidates = {"as it is": np.eye(2, 3), "shift": shift(hr, lr)}
-    points = matches(hr, lr)
-    found, inside = (None, None) if len(points[0]) < MATCHES else similarity(*points)
+    candidates = {"as it is": np.eye(2, 3), "shift": estimate_shift(hr, lr)}
+    points = match_features(hr, lr)
+    found, inside = (None, None) if len(points[0]) < MATCHES else estimate_similarity(*points)
     agreeing = 0 if inside is None else int(inside.sum())
     if found is not None and agreeing >= MATCHES:
-        candidates["affine"] = refine(hr, lr, found)
-    scores = {way: correlate(hr, *apply(lr, matrix)) for way, matrix in candidates.items()}
+        candidates["affine"] = refine_ecc(hr, lr, found)
+    scores = {way: correlate_luma(hr, *warp_image(lr, matrix)) for way, matrix in candidates.items()}
     way = max(scores, key=lambda name: scores[name] + (0.002 if name == "as it is" else 0))
     matrix = candidates[way]
-    residual, share = leftover(hr, *apply(lr, matrix))
+    residual, share = measure_residual(hr, *warp_image(lr, matrix))
     error = None
     if inside is not None and agreeing >= MATCHES:
         moved = points[0][inside] @ matrix[:, :2].T + matrix[:, 2]
@@ -99,20 +101,20 @@ def align(hr: Luma, lr: Luma, *, factor: float = 4.0) -> tuple[Alignment, Matrix
     )
 
 
-def edges(image: Luma) -> Luma:
-    """Strength of the gradient: what both cameras agree on, whatever their exposure."""
+def gradient_strength(image: Luma) -> Luma:
+    """Compute the gradient's strength, which does not depend on exposure."""
     return cv2.magnitude(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
 
 
-def shift(hr: Luma, lr: Luma) -> Matrix:
-    """By phase correlation of the whole pictures."""
+def estimate_shift(hr: Luma, lr: Luma) -> Matrix:
+    """Estimate the shift by phase correlation of the whole images."""
     window = cv2.createHanningWindow((hr.shape[1], hr.shape[0]), cv2.CV_32F)
-    (right, down), _ = cv2.phaseCorrelate(edges(hr), edges(lr), window)
+    (right, down), _ = cv2.phaseCorrelate(gradient_strength(hr), gradient_strength(lr), window)
     return np.array([[1, 0, right], [0, 1, down]], np.float64)
 
 
-def matches(hr: Luma, lr: Luma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places (n, 2) of ORB features that are each other's nearest in both pictures."""
+def match_features(hr: Luma, lr: Luma) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Match ORB features that are each other's nearest -> places (n, 2) in both images."""
     orb = cv2.ORB.create(FEATURES, fastThreshold=8)
     places, words = zip(
         *(orb.detectAndCompute(np.clip(i, 0, 255).astype(np.uint8), None) for i in (hr, lr)), strict=True
@@ -124,8 +126,10 @@ def matches(hr: Luma, lr: Luma) -> tuple[NDArray[np.float64], NDArray[np.float64
     return one, np.array([places[1][p.trainIdx].pt for p in pairs], np.float64).reshape(-1, 2)
 
 
-def similarity(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[Matrix | None, NDArray[np.bool_] | None]:
-    """Turn, scale and shift that most matches agree on (RANSAC, seeded), and which of them do."""
+def estimate_similarity(
+    one: NDArray[np.float64], other: NDArray[np.float64]
+) -> tuple[Matrix | None, NDArray[np.bool_] | None]:
+    """Estimate rotation, scale and shift by RANSAC with a fixed seed, and which matches agree."""
     cv2.setRNGSeed(0)
     matrix, inside = cv2.estimateAffinePartial2D(one, other, method=cv2.RANSAC, ransacReprojThreshold=3.0)
     if matrix is None or not 0.8 < np.sqrt(abs(np.linalg.det(matrix[:, :2]))) < 1.25:
@@ -133,26 +137,28 @@ def similarity(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[Ma
     return matrix, inside.ravel().astype(bool)
 
 
-def refine(hr: Luma, lr: Luma, matrix: Matrix) -> Matrix:
-    """By maximising the correlation of edges (ECC); as it was where that does not converge."""
+def refine_ecc(hr: Luma, lr: Luma, matrix: Matrix) -> Matrix:
+    """Refine by maximizing the correlation of edges (ECC); unchanged if it does not converge."""
     try:
         criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-4)
         start = matrix.astype(np.float32)
-        return cv2.findTransformECC(edges(hr), edges(lr), start, cv2.MOTION_AFFINE, criteria)[1].astype(np.float64)
+        return cv2.findTransformECC(gradient_strength(hr), gradient_strength(lr), start, cv2.MOTION_AFFINE, criteria)[
+            1
+        ].astype(np.float64)
     except cv2.error:
         return matrix
 
 
-def apply(lr: NDArray[Any], matrix: Matrix) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """The LR picture as the HR camera saw the scene, and where it has anything to show."""
+def warp_image(lr: NDArray[Any], matrix: Matrix) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Warp the LR image to the HR camera's view, and mark the pixels it covers."""
     size = (lr.shape[1], lr.shape[0])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     seen = cv2.warpAffine(np.ones(lr.shape[:2], np.uint8), matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
     return cv2.warpAffine(lr, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), seen.astype(bool)
 
 
-def correlate(hr: Luma, lr: Luma, seen: NDArray[np.bool_]) -> float:
-    """Pearson correlation of luma, less its slow part, over what both show; -1 where they share less than half."""
+def correlate_luma(hr: Luma, lr: Luma, seen: NDArray[np.bool_]) -> float:
+    """Compute the Pearson correlation of high-passed luma over the common pixels; -1 if fewer than half are common."""
     if seen.mean() < 0.5:
         return -1.0
     one, other = (image - cv2.GaussianBlur(image, (0, 0), 32) for image in (hr, lr))
@@ -161,14 +167,14 @@ def correlate(hr: Luma, lr: Luma, seen: NDArray[np.bool_]) -> float:
     return float((one * other).mean()) / power if power > 1e-6 else 0.0
 
 
-def leftover(hr: Luma, lr: Luma, seen: NDArray[np.bool_]) -> tuple[float | None, float]:
-    """How far windows are off, the 90th percentile, and the share of windows that could be measured.
+def measure_residual(hr: Luma, lr: Luma, seen: NDArray[np.bool_]) -> tuple[float | None, float]:
+    """Measure how far windows are displaced, the 90th percentile, and the share of windows that could be measured.
 
     A window counts by its own phase correlation. Parallax shows here: what is near moves otherwise than what is far.
     """
     block = min(BLOCK, *hr.shape)
     taper = cv2.createHanningWindow((block, block), cv2.CV_32F)
-    one, other = edges(hr), edges(lr)
+    one, other = gradient_strength(hr), gradient_strength(lr)
     off, total = [], 0
     for top in range(0, hr.shape[0] - block + 1, block // 2):
         for left in range(0, hr.shape[1] - block + 1, block // 2):

@@ -26,10 +26,10 @@ from tadisr.config import SCALE
 from tadisr.errors import ConfigError
 
 from ...data.sources import SourceError
-from ...data.sources.base import read_picture
-from ...data.sources.files import folder, real_ce
+from ...data.sources.base import read_image
+from ...data.sources.files import list_real_ce, require_folder
 from ...segmentation import Segmenter, open_segmenter, quantize_mask
-from .align import Alignment, Limits, align, apply, luma
+from .align import Alignment, Limits, align_pair, compute_luma, warp_image
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ class Pair:
     hr: Path
 
 
-def pairs(path: Path) -> list[Pair]:
-    """Pictures that are in both 13mm/ and 52mm/; the set's train/ is for training, its val/ and test/ for judging.
+def list_pairs(path: Path) -> list[Pair]:
+    """List the images that are in both 13mm/ and 52mm/; the set's train/ is for training, its val/ and test/ for evaluation.
 
     Without such parts a pair's name decides, by its hash, in the paper's shares. Raises SourceError.
     """
     lrs, hrs = (
-        {e.key.replace(f"{focal}/", ""): e.image for e in real_ce(path, focal=focal)} for focal in ("13mm", "52mm")
+        {e.key.replace(f"{focal}/", ""): e.image for e in list_real_ce(path, focal=focal)} for focal in ("13mm", "52mm")
     )
     for key in sorted(lrs.keys() ^ hrs.keys()):
         log.warning("%s is in one of 13mm/ and 52mm/ only: left out", key)
@@ -72,25 +72,26 @@ def pairs(path: Path) -> list[Pair]:
     return found
 
 
-def prepare(pair: Pair, side: int, limits: Limits) -> tuple[Alignment, str, Picture, Picture]:
-    """What was found, why it is out (or nothing), and LR and HR aligned at one size, cut to what both show."""
-    hr, lr = read_picture(pair.hr), read_picture(pair.lr)
+def prepare_pair(pair: Pair, side: int, limits: Limits) -> tuple[Alignment, str, Picture, Picture]:
+    """Align a pair; return the alignment, why it is excluded (or ""), and LR and HR at one size, cut to their common area."""
+    hr, lr = read_image(pair.hr), read_image(pair.lr)
     factor = max(1.0, max(hr.shape) / max(lr.shape))
     shape = hr.shape[1] / hr.shape[0] * lr.shape[0] / lr.shape[1]
     scale = min(1.0, side / max(hr.shape[:2]))
     size = (round(hr.shape[1] * scale), round(hr.shape[0] * scale))
     hr = cv2.resize(hr, size, interpolation=cv2.INTER_AREA) if scale < 1 else hr
     lr = cv2.resize(lr, size, interpolation=cv2.INTER_AREA if max(lr.shape) > max(size) else cv2.INTER_CUBIC)
-    found, matrix = align(luma(hr), luma(lr), factor=factor if factor > 1 else 4.0)
-    reason = f"other shape, by {abs(shape - 1):.0%}" if abs(shape - 1) > 0.05 else found.verdict(limits)
-    moved, seen = apply(lr, matrix)
-    top, bottom, left, right = inside(seen)
+    found, matrix = align_pair(compute_luma(hr), compute_luma(lr), factor=factor if factor > 1 else 4.0)
+    reason = f"other shape, by {abs(shape - 1):.0%}" if abs(shape - 1) > 0.05 else found.find_fault(limits)
+    moved, seen = warp_image(lr, matrix)
+    top, bottom, left, right = crop_covered(seen)
     return found, reason, moved[top:bottom, left:right], hr[top:bottom, left:right]
 
 
-def inside(seen: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """The upright box that is left when rows and columns with anything unseen are cut off, worst first; sides are
-    multiples of SCALE."""
+def crop_covered(seen: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Find an upright box of covered pixels by removing rows and columns with uncovered ones, worst first; sides are
+    multiples of SCALE.
+    """
     top, bottom, left, right = 0, seen.shape[0], 0, seen.shape[1]
     while top < bottom and left < right and not seen[top:bottom, left:right].all():
         box = seen[top:bottom, left:right]
@@ -101,21 +102,23 @@ def inside(seen: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return top, bottom - (bottom - top) % SCALE, left, right - (right - left) % SCALE
 
 
-def make(
+def prepare_data_set(
     path: Path, out: Path, *, segmenter: Segmenter | None, side: int = 1024, limits: Limits | None = None
 ) -> dict[str, int]:
-    """Check, align and write every pair, the aligned ones' masks, and both lists; what is done is not done again.
+    """Check, align and write every pair, the masks of the aligned ones and both lists; finished pairs are skipped.
 
     Broken pictures are out, with the reason. Returns how many pairs are in each list, and how many are out.
     """
     limits = limits or Limits()
-    todo, journal = pairs(folder(path)), out / "alignment.jsonl"
-    sign(out, {"side": side, "limits": limits.__dict__, "masks": None if segmenter is None else segmenter.digest})
-    done = {row["name"]: row for row in rows(journal)}
+    todo, journal = list_pairs(require_folder(path)), out / "alignment.jsonl"
+    check_settings(
+        out, {"side": side, "limits": limits.__dict__, "masks": None if segmenter is None else segmenter.digest}
+    )
+    done = {row["name"]: row for row in read_rows(journal)}
     fresh = len(done) < len(todo)
     for pair in tqdm(todo, "Real-CE", mininterval=2):
         if pair.name not in done:
-            done[pair.name] = row = one(pair, out, segmenter, side, limits)
+            done[pair.name] = row = write_pair(pair, out, segmenter, side, limits)
             with journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     counts = {"out": 0}
@@ -126,14 +129,14 @@ def make(
             write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text))
         counts[part] = len(good)
     counts["out"] = len(todo) - counts["train"] - counts["eval"]
-    sheet([p for p in todo if done[p.name]["reason"]], done, out / "misaligned.jpg")
+    write_sheet([p for p in todo if done[p.name]["reason"]], done, out / "misaligned.jpg")
     return counts
 
 
-def one(pair: Pair, out: Path, segmenter: Segmenter | None, side: int, limits: Limits) -> dict[str, Any]:
-    """Write one pair's files where it is aligned; its row of the journal."""
+def write_pair(pair: Pair, out: Path, segmenter: Segmenter | None, side: int, limits: Limits) -> dict[str, Any]:
+    """Write one pair's files if it is aligned; return its journal row."""
     try:
-        found, reason, lr, hr = prepare(pair, side, limits)
+        found, reason, lr, hr = prepare_pair(pair, side, limits)
     except SourceError as error:
         return {"name": pair.name, "part": pair.part, "reason": str(error)}
     if not reason:
@@ -149,8 +152,8 @@ def one(pair: Pair, out: Path, segmenter: Segmenter | None, side: int, limits: L
     return {"name": pair.name, "part": pair.part, "reason": reason, **found.to_dict()}
 
 
-def rows(journal: Path) -> Iterator[dict[str, Any]]:
-    """A journal's whole lines; a last one cut short by a kill is removed from the file."""
+def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
+    """Read a journal's complete rows; an incomplete last row is removed from the file."""
     text = journal.read_text(encoding="utf-8") if journal.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
@@ -158,8 +161,8 @@ def rows(journal: Path) -> Iterator[dict[str, Any]]:
     yield from map(json.loads, whole.splitlines())
 
 
-def sign(out: Path, card: dict[str, Any]) -> None:
-    """Note the settings in `out`, or check that they are what they were. Raises ConfigError."""
+def check_settings(out: Path, card: dict[str, Any]) -> None:
+    """Record the settings in `out`, or check that they are the same as before. Raises ConfigError."""
     path = out / "realce.json"
     if not path.exists():
         write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1)))
@@ -167,13 +170,13 @@ def sign(out: Path, card: dict[str, Any]) -> None:
         raise ConfigError(f"{out} was made with other settings ({path.name} says which): choose another folder.")
 
 
-def sheet(shown: list[Pair], done: dict[str, dict[str, Any]], path: Path, *, width: int = 320) -> None:
-    """The pairs that are out, in a checkerboard of both pictures: what does not meet at its edges is off."""
+def write_sheet(shown: list[Pair], done: dict[str, dict[str, Any]], path: Path, *, width: int = 320) -> None:
+    """Write the excluded pairs as a checkerboard of both images, which shows where edges do not meet."""
     tiles = []
     for pair in shown[:60]:
         try:
             hr, lr = (
-                cv2.resize(read_picture(p), (width, width), interpolation=cv2.INTER_AREA) for p in (pair.hr, pair.lr)
+                cv2.resize(read_image(p), (width, width), interpolation=cv2.INTER_AREA) for p in (pair.hr, pair.lr)
             )
         except SourceError:
             continue
@@ -205,14 +208,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--correlation", type=float, default=limits.correlation, help=f"at least ({limits.correlation})"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_command)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     segmenter = None
     if arguments.segmenter != "none":
         segmenter = open_segmenter(arguments.segmenter, sam=arguments.sam, device=arguments.device)
     limits = Limits(residual=arguments.residual, correlation=arguments.correlation)
-    counts = make(arguments.path, arguments.out, segmenter=segmenter, side=arguments.side, limits=limits)
+    counts = prepare_data_set(arguments.path, arguments.out, segmenter=segmenter, side=arguments.side, limits=limits)
     print(json.dumps(counts))
     return 0

@@ -10,8 +10,8 @@ import numpy as np
 WIDTH, HEIGHT, LEFT, FOOT, BINS = 320, 140, 34, 18, 24
 
 
-def histogram(values: Sequence[float], *, low: float | None = None, high: float | None = None) -> str:
-    """How many values lie in each of equal bins; what lies beyond the 99th percentile is in the last one."""
+def draw_histogram(values: Sequence[float], *, low: float | None = None, high: float | None = None) -> str:
+    """Draw how many values lie in each of equal bins; values beyond the 99th percentile are in the last one."""
     if not values:
         return "<p>No values yet.</p>"
     array = np.asarray(values, float)
@@ -23,8 +23,8 @@ def histogram(values: Sequence[float], *, low: float | None = None, high: float 
     return _chart([int(count) for count in counts], ticks, 1.0) + f"<small>{note}</small>"
 
 
-def columns(counts: Mapping[str, int], *, by_name: bool = False) -> str:
-    """A column for each name."""
+def draw_columns(counts: Mapping[str, int], *, by_name: bool = False) -> str:
+    """Draw a column per name."""
     if not counts:
         return "<p>No values yet.</p>"
     rows = sorted(counts.items()) if by_name else list(counts.items())

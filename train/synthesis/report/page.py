@@ -18,9 +18,9 @@ from tadisr.errors import ConfigError, TADiSRError
 from ...pages import render_page
 from ..config import SynthesisConfig, from_dict
 from ..engine.journal import Record, read_lines, read_records, write_bytes
-from ..engine.step import Pixels, read_pixels, source_of
+from ..engine.step import Pixels, open_source_of, read_pixels
 from ..steps import backgrounds, filter
-from ..steps.masks import load
+from ..steps.masks import load_masked
 from . import charts
 
 EXAMPLES = 6  # of each reason
@@ -47,7 +47,8 @@ class Found:
     degraded: list[Record]
 
 
-def find(out: Path) -> Found:
+def read_build(out: Path) -> Found:
+    """Read what a build's folder records. Raises ConfigError if it is none."""
     path = out / "work" / "config.json"
     if not path.is_file():
         raise ConfigError(f"{out} is no build's folder: it has no work/config.json.")
@@ -58,7 +59,7 @@ def find(out: Path) -> Found:
 
 def write_report(out: Path) -> Path:
     """Write report.html, its images inside it; return its path. Raises ConfigError for another folder."""
-    found = find(out)
+    found = read_build(out)
     index = out / "index.jsonl"
     splits = Counter(row["split"] for row in read_lines(index)) if index.exists() else Counter[str]()
     state = (
@@ -124,25 +125,25 @@ def count_reasons(records: list[Record], names: dict[str, str]) -> list[Bar]:
 def draw_charts(found: Found) -> list[tuple[str, str]]:
     """Draw the statistics of the samples as SVG, by title."""
     placed = [f for sample in found.composed for f in sample["foregrounds"]]
-    languages = Counter(language(f["text"]) for f in placed)
+    languages = Counter(detect_language(f["text"]) for f in placed)
     contrasts = [f["contrast"] for f in placed if f["contrast"] is not None]
     return [
-        ("Text size: line height in HR pixels", charts.histogram([f["line_height"] for f in placed], low=0)),
-        ("Language of the pasted text", charts.columns(dict(languages.most_common()))),
-        ("Contrast: luma of strokes against their ground", charts.histogram(contrasts, low=0, high=1)),
-        ("Long edge, share of the canvas", charts.histogram([f["scale"] for f in placed], low=0, high=1)),
+        ("Text size: line height in HR pixels", charts.draw_histogram([f["line_height"] for f in placed], low=0)),
+        ("Language of the pasted text", charts.draw_columns(dict(languages.most_common()))),
+        ("Contrast: luma of strokes against their ground", charts.draw_histogram(contrasts, low=0, high=1)),
+        ("Long edge, share of the canvas", charts.draw_histogram([f["scale"] for f in placed], low=0, high=1)),
         (
             "Text crops in a sample",
-            charts.columns(Counter(str(len(s["foregrounds"])) for s in found.composed), by_name=True),
+            charts.draw_columns(Counter(str(len(s["foregrounds"])) for s in found.composed), by_name=True),
         ),
-        ("PSNR of the LR brought up, dB", charts.histogram([record["psnr"] for record in found.degraded])),
+        ("PSNR of the LR brought up, dB", charts.draw_histogram([record["psnr"] for record in found.degraded])),
         (
             "Similarity of crop and mask, all crops",
-            charts.histogram([c["similarity"] for c in found.crops], low=0, high=1),
+            charts.draw_histogram([c["similarity"] for c in found.crops], low=0, high=1),
         ),
         (
             "Long edge, pixels a character, all crops",
-            charts.histogram([c["pixels_per_character"] for c in found.crops], low=0),
+            charts.draw_histogram([c["pixels_per_character"] for c in found.crops], low=0),
         ),
     ]
 
@@ -183,7 +184,7 @@ def show_crop(found: Found, crop: Record) -> dict[str, Any]:
     left, top, right, bottom = crop["box"]
     card: dict[str, Any] = {"why": crop["why"], "key": crop["key"], "images": [], "error": ""}
     try:
-        item, mask = load(foreground, crop, found.out / "work" / "masks")
+        item, mask = load_masked(foreground, crop, found.out / "work" / "masks")
         pieces = item.image[top:bottom, left:right], 255 - mask[top:bottom, left:right, None].repeat(3, 2)
         return card | {"images": [encode_image(piece, 230) for piece in pieces]}
     except TADiSRError as error:
@@ -193,7 +194,7 @@ def show_crop(found: Found, crop: Record) -> dict[str, Any]:
 def show_background(found: Found, ground: Record) -> dict[str, Any]:
     card: dict[str, Any] = {"why": ground["why"], "key": ground["key"], "images": [], "error": ""}
     try:
-        image = source_of(found.config.backgrounds[ground["background"]].source)[ground["index"]].image
+        image = open_source_of(found.config.backgrounds[ground["background"]].source)[ground["index"]].image
         return card | {"images": [encode_image(image, 230)]}
     except TADiSRError as error:
         return card | {"error": str(error)}
@@ -226,14 +227,14 @@ BLOCKS = {
 }
 
 
-def language(text: str) -> str:
-    """Whose letters most of it is; digits only where there are no letters."""
-    counts = Counter(script for character in text for script in scripts(ord(character)))
+def detect_language(text: str) -> str:
+    """Detect the script of most letters; digits only if there are no letters."""
+    counts = Counter(script for character in text for script in list_scripts(ord(character)))
     letters = [(count, script) for script, count in counts.items() if script != "digits"]
     if counts["Japanese"]:  # its Han characters are counted as Chinese
         return "Japanese"
     return max(letters)[1] if letters else "digits" if counts["digits"] else "signs"
 
 
-def scripts(code: int) -> Iterable[str]:
+def list_scripts(code: int) -> Iterable[str]:
     return (name for name, blocks in BLOCKS.items() if any(low <= code <= high for low, high in blocks))

@@ -11,8 +11,8 @@ from tadisr.ocr import Reader
 from ...data.sources import SourceError
 from ..config import to_dict
 from ..engine.journal import Record, write_lines
-from ..engine.step import Pixels, Step, describe, extent, groups, source_of
-from .filter import normal, reader
+from ..engine.step import Pixels, Step, count_items, describe_source, open_source_of, split_groups
+from .filter import normalize_text, open_reader
 
 AT_ONCE = 2
 REASONS = {"text": "there is text in it", "small": "it is too small"}
@@ -23,25 +23,25 @@ class Backgrounds(Step):
 
     name = "backgrounds"
 
-    def settings(self) -> Record:
-        sources = [describe(b.source, b.limit) for b in self.config.backgrounds]
-        own = {"ground": to_dict(self.config.ground), "reader": reader(self.config.reading).digest[:16]}
+    def describe_settings(self) -> Record:
+        sources = [describe_source(b.source, b.limit) for b in self.config.backgrounds]
+        own = {"ground": to_dict(self.config.ground), "reader": open_reader(self.config.reading).digest[:16]}
         return {**own, "sources": sources, "canvas": self.config.compose.canvas}
 
-    def chunks(self) -> dict[int, Any]:
+    def list_chunks(self) -> dict[int, Any]:
         chunks = [
             (number, group)
             for number, b in enumerate(self.config.backgrounds)
-            for group in groups(list(range(extent(source_of(b.source), b.limit))), AT_ONCE)
+            for group in split_groups(list(range(count_items(open_source_of(b.source), b.limit))), AT_ONCE)
         ]
         return dict(enumerate(chunks))
 
     def __call__(self, chunk: Any) -> list[Record]:
         number, indices = chunk
-        return [self.judge(number, index, reader(self.config.reading)) for index in indices]
+        return [self.judge(number, index, open_reader(self.config.reading)) for index in indices]
 
     def judge(self, number: int, index: int, engine: Reader) -> Record:
-        source = source_of(self.config.backgrounds[number].source)
+        source = open_source_of(self.config.backgrounds[number].source)
         record: Record = {"background": number, "index": index, "key": source.key(index)}
         try:
             picture = source[index].image
@@ -53,7 +53,7 @@ class Backgrounds(Step):
         if min(height, width) < least:
             why = f"{width} x {height} pixels, expected {least:.0f} each way"
             return {**record, "status": "dropped", "reason": "small", "why": why}
-        words = readable(picture, engine, self.config.ground.confidence)
+        words = read_confident(picture, engine, self.config.ground.confidence)
         if words:
             return {**record, "status": "dropped", "reason": "text", "why": "reads " + ", ".join(map(repr, words[:5]))}
         return {**record, "status": "kept", "reason": None}
@@ -66,7 +66,7 @@ class Backgrounds(Step):
         return self.folder / "pool.jsonl"
 
 
-def readable(picture: Pixels, engine: Reader, confidence: float) -> list[str]:
-    """What PP-OCR reads with confidence."""
+def read_confident(picture: Pixels, engine: Reader, confidence: float) -> list[str]:
+    """Read the texts that PP-OCR reads with at least this confidence."""
     lines = [line for line in engine.read(from_pixels(picture)) if line.score >= confidence]
-    return [text for line in lines if (text := normal(line.text))]
+    return [text for line in lines if (text := normalize_text(line.text))]

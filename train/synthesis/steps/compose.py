@@ -19,7 +19,7 @@ from tadisr.errors import ConfigError
 
 from ..config import ComposeConfig, to_dict
 from ..engine.journal import Record
-from ..engine.step import Pixels, Step, after, read_gray, read_pixels, source_of, write_png
+from ..engine.step import Pixels, Step, hash_steps, open_source_of, read_gray, read_pixels, write_png
 from .backgrounds import Backgrounds
 from .enhance import Enhance
 
@@ -36,37 +36,37 @@ class Compose(Step):
     enhance: Enhance
     backgrounds: Backgrounds
 
-    def settings(self) -> Record:
+    def describe_settings(self) -> Record:
         own = {"compose": to_dict(self.config.compose), "seed": self.config.seed}
-        return {**own, "enlarge": self.config.ground.enlarge, "after": after(self.enhance, self.backgrounds)}
+        return {**own, "enlarge": self.config.ground.enlarge, "after": hash_steps(self.enhance, self.backgrounds)}
 
-    def chunks(self) -> dict[int, Any]:
+    def list_chunks(self) -> dict[int, Any]:
         return {index: [index] for index in range(self.config.samples)}
 
     def __call__(self, chunk: Any) -> list[Record]:
-        return [self.sample(index) for index in chunk]
+        return [self.draw_sample(index) for index in chunk]
 
-    def sample(self, index: int) -> Record:
+    def draw_sample(self, index: int) -> Record:
         c = self.config.compose
         crops, grounds = read_pool(self.enhance.pool), read_pool(self.backgrounds.pool)
         rng = np.random.default_rng([self.config.seed, index, 0])
-        ground = grounds[turn(len(grounds), self.config.seed, index)]
-        source = source_of(self.config.backgrounds[ground["background"]].source)
+        ground = grounds[pick_background(len(grounds), self.config.seed, index)]
+        source = open_source_of(self.config.backgrounds[ground["background"]].source)
         canvas, window = cut_ground(source[ground["index"]].image, c.canvas, rng)
         count = min(int(rng.integers(c.count[0], c.count[1] + 1)), len(crops))
         chosen = [crops[int(i)] for i in rng.choice(len(crops), count, replace=False)]
-        places = arrange([tuple(crop["size"]) for crop in chosen], c, rng)
+        places = place_crops([tuple(crop["size"]) for crop in chosen], c, rng)
         mask = np.zeros((c.canvas, c.canvas), np.uint8)
         placed = list[Record]()
         for crop, place in zip(chosen, places, strict=True):
             if place is not None:
                 folder = self.enhance.folder
-                canvas = lay(
+                canvas = paste_crop(
                     canvas, mask, read_pixels(folder / crop["file"]), read_gray(folder / crop["mask"]), place, c
                 )
                 placed.append(self.provenance(crop, place))
         for record in placed:
-            record["contrast"] = contrast(canvas, mask, record["place"])
+            record["contrast"] = measure_contrast(canvas, mask, record["place"])
         name = f"{index + 1:07d}.png"
         write_png(self.out / "gt" / name, canvas)
         write_png(self.out / "mask" / name, mask)
@@ -74,7 +74,7 @@ class Compose(Step):
         return {"sample": index, "seed": [self.config.seed, index], "background": background, "foregrounds": placed}
 
     def provenance(self, crop: Record, place: Place) -> Record:
-        source = source_of(self.config.foregrounds[crop["foreground"]].source)
+        source = open_source_of(self.config.foregrounds[crop["foreground"]].source)
         names = ("id", "key", "box", "text", "mask_text", "score", "similarity", "label", "enhanced")
         return {
             "source": source.name,
@@ -84,11 +84,11 @@ class Compose(Step):
             "line_height": round(min(place[2:]) / max(1, crop["lines"]), 1),
         }
 
-    def files(self, record: Record) -> list[Path]:
+    def written_files(self, record: Record) -> list[Path]:
         name = f"{record['sample'] + 1:07d}.png"
         return [self.out / "gt" / name, self.out / "mask" / name]
 
-    def output(self) -> list[Path]:
+    def output_folders(self) -> list[Path]:
         return [self.folder, self.out / "gt", self.out / "mask"]
 
 
@@ -122,8 +122,8 @@ def read_pool(path: Path) -> Pool:
     return pool
 
 
-def turn(count: int, seed: int, index: int) -> int:
-    """Which of `count` backgrounds sample `index` has: all of them in random order, then all again in another."""
+def pick_background(count: int, seed: int, index: int) -> int:
+    """Pick which of `count` backgrounds sample `index` has: all in random order, then all again in another order."""
     return int(_order(count, seed, index // count)[index % count])
 
 
@@ -133,8 +133,9 @@ def _order(count: int, seed: int, lap: int) -> NDArray[np.int64]:
 
 
 def cut_ground(picture: Pixels, canvas: int, rng: Generator) -> tuple[Pixels, list[int]]:
-    """A random canvas x canvas window, of the picture brought up to fill it where it is smaller; and the window's
-    left, top, width, height in the picture's own pixels."""
+    """Cut a random canvas x canvas window, enlarging a smaller image; return it and the window's left, top, width, height in
+    the image's own pixels.
+    """
     height, width = picture.shape[:2]
     factor = max(1.0, canvas / min(height, width))
     if factor > 1:
@@ -145,8 +146,8 @@ def cut_ground(picture: Pixels, canvas: int, rng: Generator) -> tuple[Pixels, li
     return np.ascontiguousarray(picture[top : top + canvas, left : left + canvas]), window
 
 
-def arrange(sizes: Sequence[tuple[int, ...]], c: ComposeConfig, rng: Generator) -> list[Place | None]:
-    """A place for each crop (width, height), none touching another; None where there was no room for it.
+def place_crops(sizes: Sequence[tuple[int, ...]], c: ComposeConfig, rng: Generator) -> list[Place | None]:
+    """Find a place for each crop (width, height) without overlaps; None where there is no room.
 
     Its long edge is a uniform share of the canvas; after `tries` places that overlap it shrinks, down to the least share.
     """
@@ -169,17 +170,17 @@ def find_place(size: tuple[int, int], taken: list[Place], c: ComposeConfig, rng:
     for _ in range(c.tries):
         left, top = (int(rng.integers(c.canvas - side + 1)) for side in size)
         place = (left, top, *size)
-        if not any(overlap(place, other) for other in taken):
+        if not any(boxes_overlap(place, other) for other in taken):
             return place
     return None
 
 
-def overlap(a: Place, b: Place) -> bool:
+def boxes_overlap(a: Place, b: Place) -> bool:
     return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
 
 
-def lay(canvas: Pixels, mask: Pixels, crop: Pixels, crop_mask: Pixels, place: Place, c: ComposeConfig) -> Pixels:
-    """The canvas with the crop on it; its mask is written into `mask`. Both are resized by Lanczos."""
+def paste_crop(canvas: Pixels, mask: Pixels, crop: Pixels, crop_mask: Pixels, place: Place, c: ComposeConfig) -> Pixels:
+    """Paste a crop on the canvas and its mask into `mask`, both resized by Lanczos."""
     left, top, width, height = place
     window = np.s_[top : top + height, left : left + width]
     crop, crop_mask = (
@@ -199,8 +200,8 @@ def lay(canvas: Pixels, mask: Pixels, crop: Pixels, crop_mask: Pixels, place: Pl
     return canvas
 
 
-def contrast(canvas: Pixels, mask: Pixels, place: Sequence[int]) -> float | None:
-    """How far the strokes' mean luma is from the ground's between them, 0 to 1."""
+def measure_contrast(canvas: Pixels, mask: Pixels, place: Sequence[int]) -> float | None:
+    """Measure the difference of mean luma between the strokes and the ground between them, 0 to 1."""
     left, top, width, height = place
     window = np.s_[top : top + height, left : left + width]
     luma = canvas[window] @ LUMA / 255

@@ -17,8 +17,8 @@ from tadisr.images import from_pixels, to_pixels
 
 from ..config import EnhanceConfig, to_dict
 from ..engine.journal import Record, write_lines
-from ..engine.step import Pixels, Step, after, groups, hash_model, write_png
-from .masks import load
+from ..engine.step import Pixels, Step, hash_model, hash_steps, split_groups, write_png
+from .masks import load_masked
 
 AT_ONCE = 4
 
@@ -34,21 +34,21 @@ class Enhance(Step):
     filter: Step
     crops: tuple[Record, ...] = ()  # what `filter` kept
 
-    def settings(self) -> Record:
+    def describe_settings(self) -> Record:
         model = self.config.enhance.model
         own = to_dict(self.config.enhance) | {"model": model if model == "off" else hash_model(model)}
-        return {"enhance": own, "after": after(self.filter)}
+        return {"enhance": own, "after": hash_steps(self.filter)}
 
-    def chunks(self) -> dict[int, Any]:
-        return dict(enumerate(groups(list(self.crops), AT_ONCE)))
+    def list_chunks(self) -> dict[int, Any]:
+        return dict(enumerate(split_groups(list(self.crops), AT_ONCE)))
 
     def __call__(self, chunk: Any) -> list[Record]:
         records = list[Record]()
         for crop in chunk:
-            item, mask = load(self.config.foregrounds[crop["foreground"]], crop, self.masks.folder)
+            item, mask = load_masked(self.config.foregrounds[crop["foreground"]], crop, self.masks.folder)
             left, top, right, bottom = crop["box"]
             window = np.s_[top:bottom, left:right]
-            picture, mask, factor = enhance(item.image[window], mask[window], self.config.enhance, self.device)
+            picture, mask, factor = enhance_crop(item.image[window], mask[window], self.config.enhance, self.device)
             name = f"{crop['foreground']}/{crop['index'] // 1000:06d}/{crop['id']}"
             record = {"id": crop["id"], "file": f"{name}.png", "mask": f"{name}.mask.png", "enhanced": factor}
             write_png(self.folder / record["file"], picture)
@@ -56,7 +56,7 @@ class Enhance(Step):
             records.append({**record, "size": [picture.shape[1], picture.shape[0]]})
         return records
 
-    def files(self, record: Record) -> list[Path]:
+    def written_files(self, record: Record) -> list[Path]:
         return [self.folder / record["file"], self.folder / record["mask"]]
 
     def __getstate__(self) -> Record:
@@ -67,13 +67,13 @@ class Enhance(Step):
         return self.folder / "pool.jsonl"
 
     def write_pool(self, records: Iterable[Record]) -> None:
-        """All crops that compositions draw from, with what was read in them."""
+        """Write all crops that compositions draw from, with what was read in them."""
         by_id = {crop["id"]: crop for crop in self.crops}
         write_lines(self.pool, ({**by_id[record["id"]], **record} for record in records))
 
 
-def enhance(picture: Pixels, mask: Pixels, config: EnhanceConfig, device: str) -> tuple[Pixels, Pixels, int]:
-    """The crop, its mask in step with it (Lanczos), and by how much they were brought up: 1 for not at all."""
+def enhance_crop(picture: Pixels, mask: Pixels, config: EnhanceConfig, device: str) -> tuple[Pixels, Pixels, int]:
+    """Enhance a crop and resize its mask alike (Lanczos); return both and the factor, 1 if the crop is large enough."""
     height, width = mask.shape
     if config.model == "off" or (config.below is not None and min(height, width) >= config.below):
         return picture, mask, 1
@@ -86,7 +86,7 @@ def enhance(picture: Pixels, mask: Pixels, config: EnhanceConfig, device: str) -
 
 @lru_cache(maxsize=1)
 def load_model(path: str, device: str) -> Any:
-    """A Real-SR model of three channels from any file that spandrel knows. Raises ConfigError, CheckpointError."""
+    """Load a Real-SR model of three channels from a file that spandrel knows. Raises ConfigError, CheckpointError."""
     try:
         from spandrel import ImageModelDescriptor, ModelLoader
     except ImportError as error:

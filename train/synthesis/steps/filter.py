@@ -16,8 +16,8 @@ from tadisr.ocr import Box, Line, Reader
 from ...data.sources import Item
 from ..config import FilterConfig, ForegroundConfig, ReadingConfig, to_dict
 from ..engine.journal import Record
-from ..engine.step import Pixels, Step, after, groups
-from .masks import load
+from ..engine.step import Pixels, Step, hash_steps, split_groups
+from .masks import load_masked
 
 AT_ONCE = 4
 REASONS = {
@@ -38,21 +38,21 @@ class Filter(Step):
     masks: Step
     pictures: tuple[Record, ...] = ()  # what `masks` found to be fine
 
-    def settings(self) -> Record:
+    def describe_settings(self) -> Record:
         crops = [{"crops": f.crops, "margin": f.margin, "check": f.check} for f in self.config.foregrounds]
-        own = {"filter": to_dict(self.config.filter), "reader": reader(self.config.reading).digest[:16]}
-        return {**own, "crops": crops, "after": after(self.masks)}
+        own = {"filter": to_dict(self.config.filter), "reader": open_reader(self.config.reading).digest[:16]}
+        return {**own, "crops": crops, "after": hash_steps(self.masks)}
 
-    def chunks(self) -> dict[int, Any]:
-        return dict(enumerate(groups(list(self.pictures), AT_ONCE)))
+    def list_chunks(self) -> dict[int, Any]:
+        return dict(enumerate(split_groups(list(self.pictures), AT_ONCE)))
 
     def __call__(self, chunk: Any) -> list[Record]:
-        read_by = reader(self.config.reading)
+        read_by = open_reader(self.config.reading)
         records = list[Record]()
         for record in chunk:
             foreground = self.config.foregrounds[record["foreground"]]
-            item, mask = load(foreground, record, self.masks.folder)
-            crops = examine(item, mask, foreground, self.config.filter, read_by)
+            item, mask = load_masked(foreground, record, self.masks.folder)
+            crops = score_crops(item, mask, foreground, self.config.filter, read_by)
             for number, crop in enumerate(crops):
                 name = f"{record['foreground']}-{record['index']:09d}-{number:02d}"
                 same = {key: record[key] for key in ("foreground", "index", "key", "mask")}
@@ -63,15 +63,15 @@ class Filter(Step):
         return {**self.__dict__, "pictures": ()}  # the workers get them chunk by chunk
 
 
-def reader(config: ReadingConfig) -> Reader:
-    """One thread each: processes are what is parallel."""
+def open_reader(config: ReadingConfig) -> Reader:
+    """Open PP-OCR with one thread, since processes run in parallel."""
     return ocr.reader(config.engine, None if config.models is None else Path(config.models), threads=1)
 
 
-def examine(
+def score_crops(
     item: Item, mask: Pixels, foreground: ForegroundConfig, config: FilterConfig, engine: Reader
 ) -> list[Record]:
-    """The crops of a picture, judged. Text painted dark on light stands for the mask."""
+    """Score each crop of an image. The mask is read by OCR as dark text on a light background."""
     picture, painted = from_pixels(item.image), from_pixels(255 - mask[..., None].repeat(3, 2))
     height, width = mask.shape
     whole = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
@@ -82,16 +82,18 @@ def examine(
     again = engine.read_boxes(painted, [line.box for line in found])
     if foreground.crops == "cut":
         cuts = [
-            ([one], [two], around(one.box, foreground.margin, (height, width)))
+            ([one], [two], crop_around(one.box, foreground.margin, (height, width)))
             for one, two in zip(found, again, strict=True)
         ]
     else:
         cuts = [(found, again, (0, 0, width, height))]
-    return [judge(lines, masked, box, mask, item.label, config, check=foreground.check) for lines, masked, box in cuts]
+    return [
+        judge_crop(lines, masked, box, mask, item.label, config, check=foreground.check) for lines, masked, box in cuts
+    ]
 
 
-def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of an upright crop with the line in it, within the picture."""
+def crop_around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of an upright crop with the line in it, within the image."""
     sides = np.linalg.norm(box - np.roll(box, -1, 0), axis=1)
     pad = margin * sides.min()
     low, high = np.floor(box.min(0) - pad), np.ceil(box.max(0) + pad)
@@ -99,7 +101,7 @@ def around(box: Box, margin: float, size: tuple[int, int]) -> tuple[int, int, in
     return max(0, left), max(0, top), min(size[1], right), min(size[0], bottom)
 
 
-def judge(
+def judge_crop(
     lines: list[Line],
     masked: list[Line],
     box: tuple[int, int, int, int],
@@ -110,11 +112,11 @@ def judge(
     check: bool = True,
 ) -> Record:
     """Record what a crop reads, and the first reason to drop it. check false: an empty mask is the only reason."""
-    text, mask_text = (normal("".join(line.text for line in some)) for some in (lines, masked))
+    text, mask_text = (normalize_text("".join(line.text for line in some)) for some in (lines, masked))
     left, top, right, bottom = box
     score = min((line.score for line in lines), default=0.0)
     similarity = ocr.ratio(text, mask_text)
-    label_similarity = None if label is None else ocr.ratio(text, normal(label))
+    label_similarity = None if label is None else ocr.ratio(text, normalize_text(label))
     density = max(right - left, bottom - top) / max(1, len(text))
     reasons = {
         "unread": (not text or score < c.confidence, f"read {text!r} with confidence {score:.2f} of {c.confidence}"),
@@ -143,6 +145,6 @@ def judge(
     }
 
 
-def normal(text: str) -> str:
-    """One form of each character, and no spaces: PP-OCR is not sure where they are."""
+def normalize_text(text: str) -> str:
+    """Normalize each character and remove spaces, which PP-OCR does not read reliably."""
     return "".join(unicodedata.normalize("NFKC", text).split())

@@ -16,7 +16,7 @@ from tadisr.errors import ConfigError
 
 from ..config import SynthesisConfig, to_dict
 from ..engine.journal import Record, read_lines, write_bytes, write_lines
-from ..engine.step import Step, after, groups, source_of
+from ..engine.step import Step, hash_steps, open_source_of, split_groups
 
 MEMBERS = ("gt", "lr", "mask")  # of a sample in a shard: sr_bicubic is made of lr
 DEGRADATIONS = {
@@ -34,20 +34,20 @@ class Shards(Step):
 
     degrade: Step
 
-    def settings(self) -> Record:
-        return {"per_shard": self.config.write.per_shard, "after": after(self.degrade)}
+    def describe_settings(self) -> Record:
+        return {"per_shard": self.config.write.per_shard, "after": hash_steps(self.degrade)}
 
-    def chunks(self) -> dict[int, Any]:
-        size, border = self.config.write.per_shard, border_of(self.config)
+    def list_chunks(self) -> dict[int, Any]:
+        size, border = self.config.write.per_shard, count_training_samples(self.config)
         parts = {"train": range(border), "test": range(border, self.config.samples)}
         named = [
             (f"{part}-{number:06d}.tar", group)
             for part, indices in parts.items()
-            for number, group in enumerate(groups(list(indices), size))
+            for number, group in enumerate(split_groups(list(indices), size))
         ]
         return dict(enumerate(named))
 
-    def covers(self, records: list[Record], chunk: Any) -> bool:
+    def covers_chunk(self, records: list[Record], chunk: Any) -> bool:
         return [(r["shard"], r["samples"]) for r in records] == [(chunk[0], chunk[1])]
 
     def __call__(self, chunk: Any) -> list[Record]:
@@ -62,54 +62,56 @@ class Shards(Step):
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for index in indices:
                 for folder in MEMBERS:
-                    add(tar, f"{index + 1:07d}.{folder}.png", (self.out / folder / f"{index + 1:07d}.png").read_bytes())
-                add(tar, f"{index + 1:07d}.json", rows[index].encode())
+                    add_member(
+                        tar, f"{index + 1:07d}.{folder}.png", (self.out / folder / f"{index + 1:07d}.png").read_bytes()
+                    )
+                add_member(tar, f"{index + 1:07d}.json", rows[index].encode())
         write_bytes(self.out / "shards" / name, buffer.getvalue())
         return [{"shard": name, "samples": indices}]
 
-    def files(self, record: Record) -> list[Path]:
+    def written_files(self, record: Record) -> list[Path]:
         return [self.out / "shards" / record["shard"]]
 
-    def output(self) -> list[Path]:
+    def output_folders(self) -> list[Path]:
         return [self.folder, self.out / "shards"]
 
 
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """A member that says nothing of when and by whom it was written."""
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a member to a tar without date and owner."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     tar.addfile(info, io.BytesIO(data))
 
 
-def border_of(config: SynthesisConfig) -> int:
-    """How many samples train."""
+def count_training_samples(config: SynthesisConfig) -> int:
+    """Count the samples that are for training."""
     return round(config.samples * config.write.train)
 
 
 def write_index(config: SynthesisConfig, composed: Iterable[Record], degraded: Iterable[Record]) -> None:
-    """`index.jsonl`, one sample a line in order, and the lists of the split."""
-    out, border = Path(config.out), border_of(config)
+    """Write index.jsonl, one sample a line in order, and the lists of the split."""
+    out, border = Path(config.out), count_training_samples(config)
     samples = zip(composed, degraded, strict=True)
-    write_lines(out / "index.jsonl", (row_of(config, one, two) for one, two in samples))
+    write_lines(out / "index.jsonl", (make_index_row(config, one, two) for one, two in samples))
     for split, part in (("train", range(border)), ("test", range(border, config.samples))):
         write_bytes(out / f"{split}.txt", "".join(f"{index + 1:07d}.png\n" for index in part).encode())
 
 
-def row_of(config: SynthesisConfig, composed: Record, degraded: Record) -> Record:
-    """A sample's line of the index."""
+def make_index_row(config: SynthesisConfig, composed: Record, degraded: Record) -> Record:
+    """Make a sample's line of the index."""
     if composed["sample"] != degraded["sample"]:
         raise ConfigError(f"{config.out} holds another sample {degraded['sample']} than was composed: --redo degrade.")
     return {
         "id": f"{composed['sample'] + 1:07d}",
-        "split": "train" if composed["sample"] < border_of(config) else "test",
+        "split": "train" if composed["sample"] < count_training_samples(config) else "test",
         **{name: composed[name] for name in ("seed", "background", "foregrounds")},
         "degradation": {"preset": config.degrade.preset, "tools": config.degrade.tools, "psnr": degraded["psnr"]},
         "sha256": degraded["sha256"],
     }
 
 
-def portable(config: SynthesisConfig) -> Record:
-    """The settings that decide what is in the data set: not where it lies, nor who made it."""
+def portable_settings(config: SynthesisConfig) -> Record:
+    """Return the settings that decide the data set's contents: without paths and numbers of workers."""
     table = to_dict(config)
     for name in ("out", "workers", "device", "on_device"):
         del table[name]
@@ -117,12 +119,12 @@ def portable(config: SynthesisConfig) -> Record:
 
 
 def write_card(config: SynthesisConfig, given: SynthesisConfig, counts: Record) -> None:
-    """`README.md`: what the data set is, what it was made of, whose terms to mind; `config.yaml` as it was given."""
+    """Write README.md (contents, sources, terms) and config.yaml as it was given."""
     out = Path(config.out)
-    sources = [source_of(s.source) for s in (*config.foregrounds, *config.backgrounds)]
+    sources = [open_source_of(s.source) for s in (*config.foregrounds, *config.backgrounds)]
     terms = "\n".join(f"| {s.name} | {s.kind} | {s.licence} |" for s in dict.fromkeys(sources))
-    border = border_of(config)
-    shared = overlap(read_lines(out / "index.jsonl"))
+    border = count_training_samples(config)
+    shared = count_shared(read_lines(out / "index.jsonl"))
     kept = "\n".join(f"| {name} | {value} |" for name, value in counts.items())
     canvas = config.compose.canvas
     text = f"""\
@@ -164,11 +166,13 @@ The terms of every source hold for what was made of it.
 sample has too.
 """
     write_bytes(out / "README.md", text.encode())
-    write_bytes(out / "config.yaml", yaml.safe_dump(portable(given), sort_keys=False, allow_unicode=True).encode())
+    write_bytes(
+        out / "config.yaml", yaml.safe_dump(portable_settings(given), sort_keys=False, allow_unicode=True).encode()
+    )
 
 
-def overlap(rows: Iterable[Record]) -> Counter[str]:
-    """Test samples that share a background picture, or any crop, with a training sample. Those that train come first."""
+def count_shared(rows: Iterable[Record]) -> Counter[str]:
+    """Count the test samples that share a background image, or any crop, with a training sample. Training rows come first."""
     grounds, crops, shared = set[tuple[str, str]](), set[str](), Counter[str]()
     for row in rows:
         ground, ids = (row["background"]["source"], row["background"]["key"]), {f["id"] for f in row["foregrounds"]}
