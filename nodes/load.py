@@ -24,7 +24,7 @@ class TADiSRLoader(Node):
             display_name="Load TADiSR Model",
             category=schema.CATEGORY,
             description="Loads a text-aware upscaler: the compact model of the pack, or one from models/tadisr.",
-            **schema.aliases("text upscaler", "super resolution", "tadisr"),
+            **schema.search_aliases("text upscaler", "super resolution", "tadisr"),
             inputs=[
                 io.Combo.Input(
                     "model",
@@ -78,7 +78,7 @@ class TADiSRKolorsLoader(Node):
             description="Finds Kolors' U-Net and its VAE in the model folders: the frozen base of TADiSR's adapters. "
             "A CogView4 folder serves too, for adapters on CogView4. No text encoder is needed: an adapter carries the prompt "
             "it was trained with.",
-            **schema.aliases("kolors", "cogview4", "tadisr base", "diffusion model"),
+            **schema.search_aliases("kolors", "cogview4", "tadisr base", "diffusion model"),
             inputs=[
                 io.Combo.Input(
                     "unet",
@@ -116,10 +116,10 @@ class TADiSRKolorsLoader(Node):
         """A file that was replaced is loaded again."""
         path = base_files.unet_path(unet)
         try:
-            other = base_files.times(base_files.vae_path(vae, path))
+            other = base_files.read_times(base_files.vae_path(vae, path))
         except CheckpointError:  # a socket may bring it; else execute says it
             other = ()
-        return unet, vae, dtype, base_files.times(path), other
+        return unet, vae, dtype, base_files.read_times(path), other
 
     @classmethod
     def execute(cls, unet: str, vae: str, dtype: str, host_vae: Any = None) -> io.NodeOutput:
@@ -128,7 +128,7 @@ class TADiSRKolorsLoader(Node):
         source = base_files.vae_path(vae, path) if host_vae is None else from_socket(host_vae)
         config = preset("cogview4" if (path / "transformer").is_dir() else "kolors")
         tables = find_base(path, config, vae=source, dtype=kind)
-        base_files.check(tables)
+        base_files.check_tables(tables)
         return io.NodeOutput(Base(tables[config.denoiser], tables["vae"], kind, compute))
 
 
@@ -146,7 +146,7 @@ class TADiSRAdapterLoader(Node):
             category=schema.CATEGORY,
             description="Puts an adapter on its frozen base: the LoRA, the text decoder and the prompt that training made. "
             "Several adapters may share one base; it is held once.",
-            **schema.aliases("tadisr lora", "text upscaler", "super resolution"),
+            **schema.search_aliases("tadisr lora", "text upscaler", "super resolution"),
             inputs=[
                 schema.FrozenBase.Input("base", tooltip="From Load Kolors for TADiSR."),
                 io.Combo.Input(
@@ -154,7 +154,7 @@ class TADiSRAdapterLoader(Node):
                     options=model_files.adapter_names(),
                     tooltip="A file in models/tadisr that was trained on this base, or imported from the authors' release.",
                 ),
-                schema.folded(
+                schema.fold_away(
                     io.Float.Input(
                         "strength", default=1.0, min=-2.0, max=2.0, step=0.05,
                         tooltip="Of the adapter's LoRA on the base. 1: as it was trained; 0: the base's own weights.",

@@ -27,12 +27,12 @@ class TADiSREncodePrompt(Node):
             description="Encodes a prompt with the base's text encoder, Kolors' ChatGLM3 or CogView4's GLM-4, once: the result "
             "is kept in models/tadisr and the text encoder is not needed again. It takes one layer's memory, not the whole "
             "encoder's.",
-            **schema.aliases("chatglm3", "kolors text encode", "cogview4 text encode", "tadisr prompt"),
+            **schema.search_aliases("chatglm3", "kolors text encode", "cogview4 text encode", "tadisr prompt"),
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "text_encoder",
-                    options=list(prompt_files.encoders()) or [prompt_files.NO_ENCODER],
+                    options=list(prompt_files.list_encoders()) or [prompt_files.NO_ENCODER],
                     tooltip="ChatGLM3: one safetensors file (fp16, 8-bit, 4-bit) in models/LLM or models/text_encoders, "
                     "or the text_encoder folder of Kolors in models/diffusers. GLM-4: that of CogView4, likewise.",
                 ),
@@ -56,7 +56,7 @@ class TADiSREncodePrompt(Node):
                     default="kolors_text",
                     tooltip="The file in models/tadisr that keeps the result, without folders.",
                 ),
-                schema.folded(
+                schema.fold_away(
                     io.Boolean.Input(
                         "overwrite",
                         default=False,
@@ -86,7 +86,7 @@ class TADiSREncodePrompt(Node):
     def execute(
         cls, text_encoder: str, prompt: str, word: str, name: str, overwrite: bool = False
     ) -> io.NodeOutput:  # fmt: skip
-        path = prompt_files.target(name)
+        path = prompt_files.target_path(name)
         source = prompt_files.encoder_path(text_encoder)
         encoder, vocabulary = encoder_of(source), prompt_files.vocabulary_for(source)
         text = prompt if prompt.strip() else encoder.TEXT
@@ -117,7 +117,7 @@ class TADiSRLoadPrompt(Node):
             display_name="Load TADiSR Prompt",
             category=schema.CATEGORY,
             description="Loads a prompt that was encoded before; no text encoder is needed.",
-            **schema.aliases("tadisr prompt", "kolors prompt"),
+            **schema.search_aliases("tadisr prompt", "kolors prompt"),
             inputs=[
                 io.Combo.Input(
                     "prompt_file",

@@ -15,7 +15,7 @@ from ..tadisr.visualization import attention_heatmap
 from .host import schema, tensors
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory, pixels_of
-from .host.progress import Progress, say
+from .host.progress import Progress, message_sender
 
 
 class TADiSREncode(Node):
@@ -27,7 +27,7 @@ class TADiSREncode(Node):
             category=schema.STAGES,
             description="First stage: resizes a picture to 4x and encodes it. The latent is an ordinary one; what the "
             "decoders want of the picture rides along with it.",
-            **schema.aliases("tadisr vae encode"),
+            **schema.search_aliases("tadisr vae encode"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha. Not tiled."),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model; the same one in all stages."),
@@ -58,7 +58,7 @@ class TADiSRDenoise(Node):
             display_name="TADiSR Denoise",
             category=schema.STAGES,
             description='Second stage: the one denoising step, listening to the cross-attention\'s answer to the word "text".',
-            **schema.aliases("tadisr sampler"),
+            **schema.search_aliases("tadisr sampler"),
             inputs=[
                 io.Latent.Input(
                     "latent",
@@ -104,7 +104,7 @@ class TADiSRTextAttention(Node):
             display_name="TADiSR Text Attention",
             category=schema.STAGES,
             description='Shows where the network\'s cross-attention answers to the word "text", as a mask and as a heat map.',
-            **schema.aliases("cross attention", "heat map", "daam"),
+            **schema.search_aliases("cross attention", "heat map", "daam"),
             inputs=[
                 schema.Attention.Input("attention", tooltip="From TADiSR Denoise."),
                 io.Combo.Input(
@@ -144,9 +144,9 @@ class TADiSRTextAttention(Node):
     ) -> io.NodeOutput:
         heat = attention_heatmap.heat_map(attention, layers=layers, heads=heads, normalize=normalize)
         if image is None:
-            colors = attention_heatmap.colorize(heat, color_map)
+            colors = attention_heatmap.colorize_heat(heat, color_map)
         else:
-            colors = attention_heatmap.overlay(heat, tensors.from_comfy(image).cpu(), color_map)
+            colors = attention_heatmap.overlay_heat(heat, tensors.from_comfy(image).cpu(), color_map)
         return io.NodeOutput(tensors.to_mask(heat), tensors.to_comfy(colors))
 
 
@@ -159,7 +159,7 @@ class TADiSRJointDecode(Node):
             category=schema.STAGES,
             description="Last stage: the image decoder and the text segmentation decoder, side by side. A text mask that "
             "you have edited steers them.",
-            **schema.aliases("tadisr vae decode", "text mask"),
+            **schema.search_aliases("tadisr vae decode", "text mask"),
             inputs=[
                 io.Latent.Input("latent", tooltip="From TADiSR Denoise."),
                 schema.Attention.Input("attention", tooltip="From TADiSR Denoise."),
@@ -189,7 +189,7 @@ class TADiSRJointDecode(Node):
         guide_strength: float = 1.0,
         detail: float = schema.DETAIL,
     ) -> io.NodeOutput:
-        guide = tensors.guide_of(mask, say(cls.hidden.unique_id))
+        guide = tensors.guide_of(mask, message_sender(cls.hidden.unique_id))
         with in_memory(model, "decode", pixels=pixels_of(model, latent), guided=guide is not None) as network:
             result = staged.decode(
                 network,

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import ImageError, ocr
-from ..tadisr.composite import composite, shape_mask
+from ..tadisr.composite import composite_images, shape_mask
 from ..tadisr.images import check_aspect, resize
 from ..tadisr.visualization import overlays
 from .host import folders, schema, tensors
@@ -26,7 +26,7 @@ class TADiSRTextComposite(Node):
             category=schema.TEXT,
             description="Lays the text of one picture over another one: the text from TADiSR, the rest from any upscaler. The "
             "result has the size of the larger picture.",
-            **schema.aliases("blend text", "paste text", "text mask composite"),
+            **schema.search_aliases("blend text", "paste text", "text mask composite"),
             inputs=[
                 io.Image.Input("text_image", tooltip="The picture whose text is wanted, from Upscale with TADiSR."),
                 io.Image.Input("rest_image", tooltip="The picture for all the rest, of any size but of the same shape."),
@@ -54,7 +54,9 @@ class TADiSRTextComposite(Node):
         cls, text_image: Tensor, rest_image: Tensor, mask: Tensor, grow: int, feather: float, threshold: float
     ) -> io.NodeOutput:
         shaped = shape_mask(tensors.from_mask(mask).float(), grow=grow, feather=feather, threshold=threshold)
-        result = composite(tensors.from_comfy(text_image).float(), tensors.from_comfy(rest_image).float(), shaped)
+        result = composite_images(
+            tensors.from_comfy(text_image).float(), tensors.from_comfy(rest_image).float(), shaped
+        )
         return io.NodeOutput(tensors.to_comfy(result))
 
 
@@ -66,7 +68,7 @@ class TADiSRReadText(Node):
             display_name="Read Text (PP-OCR)",
             category=schema.TEXT,
             description="Finds and reads the text of pictures, offline.",
-            **schema.aliases("ocr", "recognize text", "paddleocr", "rapidocr"),
+            **schema.search_aliases("ocr", "recognize text", "paddleocr", "rapidocr"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch."),
                 schema.engine_input(),
@@ -89,7 +91,7 @@ class TADiSRReadText(Node):
 
     @classmethod
     def execute(cls, image: Tensor, engine: str, minimum_confidence: float) -> io.NodeOutput:
-        reader = ocr.reader(engine, folders.ocr_models(engine))
+        reader = ocr.open_reader(engine, folders.ocr_models(engine))
         pictures, masks, texts, data = [], [], [], []
         move = Progress(cls.hidden.unique_id)
         for i, picture in enumerate(tensors.from_comfy(image)[:, :3].cpu().split(1)):
@@ -117,7 +119,7 @@ class TADiSRCompareText(Node):
             category=schema.TEXT,
             description="Reads the lines of the picture before, and the same places in the picture after, and scores how alike "
             "they are: OCR-A, the paper's measure.",
-            **schema.aliases("ocr accuracy", "ocr-a", "text score", "text diff"),
+            **schema.search_aliases("ocr accuracy", "ocr-a", "text score", "text diff"),
             inputs=[
                 io.Image.Input("before", tooltip="The reference; of the same shape as after, of any size."),
                 io.Image.Input("after", tooltip="As many pictures as before."),
@@ -140,7 +142,7 @@ class TADiSRCompareText(Node):
     def execute(cls, before: Tensor, after: Tensor, engine: str, minimum_confidence: float = 0.8) -> io.NodeOutput:
         if len(before) != len(after):
             raise ImageError(f"There are {len(before)} pictures before and {len(after)} after: give as many.")
-        reader = ocr.reader(engine, folders.ocr_models(engine))
+        reader = ocr.open_reader(engine, folders.ocr_models(engine))
         pictures, masks, scores, report = [], [], [], []
         move = Progress(cls.hidden.unique_id)
         firsts, seconds = (tensors.from_comfy(image)[:, :3].cpu().split(1) for image in (before, after))
@@ -148,19 +150,24 @@ class TADiSRCompareText(Node):
             check_aspect(first, second, "picture before", "picture after")
             size = (second.shape[2], second.shape[3])
             first = first if first.shape == second.shape else resize(first, size)
-            pairs = ocr.compare(first, second, reader, minimum=minimum_confidence)
+            pairs = ocr.compare_text(first, second, reader, minimum=minimum_confidence)
             changed = [pair.ratio < 1 for pair in pairs]
             boxes = [pair.before.box for pair in pairs]
             pictures.append(
                 overlays.draw_boxes(second, boxes, [overlays.RED if c else overlays.GREEN for c in changed])
             )
             masks.append(overlays.box_mask([box for box, c in zip(boxes, changed, strict=True) if c], size))
-            scores.append(score := ocr.score(pairs))
-            found = "no text" if score is None else f"{say(score)}, {sum(changed)} of {len(pairs)} lines changed"
-            report += [f"Picture {i + 1}: {found}", *(describe(number, pair) for number, pair in enumerate(pairs, 1))]
+            scores.append(score := ocr.score_pairs(pairs))
+            found = (
+                "no text" if score is None else f"{format_score(score)}, {sum(changed)} of {len(pairs)} lines changed"
+            )
+            report += [
+                f"Picture {i + 1}: {found}",
+                *(format_pair(number, pair) for number, pair in enumerate(pairs, 1)),
+            ]
             move(i + 1, len(after))
-        total = ocr.total(scores)
-        head = "No text" if total is None else f"{say(total)}, {total.pictures} pictures with text"
+        total = ocr.average_scores(scores)
+        head = "No text" if total is None else f"{format_score(total)}, {total.pictures} pictures with text"
         return io.NodeOutput(
             1.0 if total is None else total.ocr_a,
             "\n".join([f"{head} ({reader.label})", *report]),
@@ -169,11 +176,11 @@ class TADiSRCompareText(Node):
         )
 
 
-def say(score: ocr.Score) -> str:
+def format_score(score: ocr.Score) -> str:
     return f"OCR-A {score.ocr_a:.3f} (strict {score.strict:.3f})"
 
 
-def describe(number: int, pair: ocr.Pair) -> str:
+def format_pair(number: int, pair: ocr.Pair) -> str:
     if pair.ratio == 1:
         return f"{number:4d}  1.000  {pair.before.text}"
     return f"{number:4d}  {pair.ocr_a:.3f}  {pair.before.text}  ->  {pair.after.text}"

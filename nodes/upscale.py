@@ -13,16 +13,16 @@ from ..tadisr import SCALE, upscale_in_memory
 from ..tadisr.inference.color import MODES
 from ..tadisr.inference.tiling import BLENDS, Tiling, fit_overlap
 from ..tadisr.inference.upscale import coarse_text
-from ..tadisr.ocr import reader
+from ..tadisr.ocr import open_reader
 from ..tadisr.visualization import overlays
 from .host import folders, schema, tensors
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
-from .host.progress import Progress, say
+from .host.progress import Progress, message_sender
 
 
 def make_tiling(tell: Callable[[str], object], *, tile: int, overlap: int, **settings: Any) -> Tiling:
-    """A tiling whose overlap is cut to what fits, which is said."""
+    """Make a tiling with its overlap cut to what fits, which is reported."""
     fitting = fit_overlap(tile, overlap)
     if fitting < overlap:
         tell(f"The overlap of {overlap} is more than half a tile of {tile}: it is cut to {fitting}.")
@@ -37,7 +37,7 @@ class TADiSRUpscale(Node):
             display_name="Upscale with TADiSR",
             category=schema.CATEGORY,
             description="Upscales pictures up to 4x in one step and keeps their text legible; also gives a mask of the text.",
-            **schema.aliases("text upscale", "super resolution", "sharpen text", "restore text"),
+            **schema.search_aliases("text upscale", "super resolution", "sharpen text", "restore text"),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha."),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model."),
@@ -46,8 +46,8 @@ class TADiSRUpscale(Node):
                     tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
                 ),
                 schema.tile_input(),
-                schema.folded(schema.overlap_input()),
-                schema.folded(schema.tile_batch_input("tile_batch")),
+                schema.fold_away(schema.overlap_input()),
+                schema.fold_away(schema.tile_batch_input("tile_batch")),
                 io.Combo.Input(
                     "color", options=list(MODES), default="off",
                     tooltip="Bring the colours back to the input's: adain by mean and deviation, "
@@ -88,10 +88,10 @@ class TADiSRUpscale(Node):
         detail: float = schema.DETAIL,
         text_guard: str = "off",
     ) -> io.NodeOutput:
-        tell = say(cls.hidden.unique_id)
+        tell = message_sender(cls.hidden.unique_id)
         tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
         guide = tensors.guide_of(mask, tell)
-        guard = None if text_guard == "off" else reader(text_guard, folders.ocr_models(text_guard))
+        guard = None if text_guard == "off" else open_reader(text_guard, folders.ocr_models(text_guard))
         progress = Progress(cls.hidden.unique_id)
         pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
         advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
@@ -122,11 +122,11 @@ class TADiSRTiling(Node):
             display_name="TADiSR Tiling",
             category=schema.CATEGORY,
             description="How Upscale with TADiSR cuts a large picture into tiles, with a preview over the picture.",
-            **schema.aliases("tiles", "tiled upscale"),
+            **schema.search_aliases("tiles", "tiled upscale"),
             inputs=[
                 schema.tile_input(),
                 schema.overlap_input(),
-                schema.folded(schema.tile_batch_input("batch")),
+                schema.fold_away(schema.tile_batch_input("batch")),
                 io.Combo.Input(
                     "blend", options=list(BLENDS), default="cosine",
                     tooltip="How one tile hands over to the next across their overlap; none: at a hard line.",
@@ -160,7 +160,7 @@ class TADiSRTiling(Node):
         image: Tensor | None = None,
         model: Loaded | None = None,
     ) -> io.NodeOutput:
-        tell = say(cls.hidden.unique_id)
+        tell = message_sender(cls.hidden.unique_id)
         tiling = make_tiling(tell, tile=tile, overlap=overlap, batch=batch, blend=blend, text_aware=text_aware)
         if image is None:
             image = torch.ones(1, 2 * tile // SCALE, 3 * tile // SCALE, 3)  # an empty sheet of a few tiles

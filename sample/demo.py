@@ -23,7 +23,7 @@ from comfy_host import Comfy, Result  # noqa: E402
 
 from tadisr.errors import TADiSRError  # noqa: E402
 from tadisr.images import read_image  # noqa: E402
-from tadisr.ocr import reader  # noqa: E402
+from tadisr.ocr import open_reader  # noqa: E402
 
 SAMPLE = ROOT / "sample" / "sample.png"
 WORKFLOW = ROOT / "workflows" / "api" / "upscale.json"
@@ -63,7 +63,7 @@ def side_by_side(lr: Path, sr: Path, mask: Path, out: Path) -> None:
 def read_aloud(lr: Path, sr: Path) -> None:
     """What OCR makes of the input as it is, and of the result."""
     try:
-        ocr = reader()
+        ocr = open_reader()
     except TADiSRError as error:
         print(f"(no OCR lines: {error})")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import ConfigError
-from .validation import Range, shorten
+from .validation import Range, shorten_value
 
 REQUIRED = {
     "vae": ("in_channels", "latent_channels", "block_out_channels", "scaling_factor"),
@@ -28,11 +28,11 @@ def check_base_arguments(arguments: dict[str, Any], part: str) -> None:
             raise ConfigError(f"{part} has no {name}.")
     blocks = arguments.get("block_out_channels", [1])
     if not isinstance(blocks, (list, tuple)) or not 1 <= len(blocks) <= 8:
-        raise ConfigError(f"{part}.block_out_channels is {shorten(blocks)}, expected a list of 1 to 8 widths.")
+        raise ConfigError(f"{part}.block_out_channels is {shorten_value(blocks)}, expected a list of 1 to 8 widths.")
     for name, value in arguments.items():
         for one in _flat(value, f"{part}.{name}"):
             if name in (*PER_BLOCK, "num_layers") and (not isinstance(one, int) or isinstance(one, bool)):
-                raise ConfigError(f"{part}.{name} is {shorten(value)}, expected whole numbers of layers.")
+                raise ConfigError(f"{part}.{name} is {shorten_value(value)}, expected whole numbers of layers.")
             if isinstance(one, bool) or not isinstance(one, (int, float)):
                 continue
             if name in (*PER_BLOCK, "num_layers"):
@@ -41,17 +41,17 @@ def check_base_arguments(arguments: dict[str, Any], part: str) -> None:
             Range(low, 1_000_000).check(one, f"{part}.{name}")
     for name in ("in_channels", "latent_channels", "patch_size"):
         if name in arguments and (not isinstance(arguments[name], int) or isinstance(arguments[name], bool)):
-            raise ConfigError(f"{part}.{name} is {shorten(arguments[name])}, expected a whole number.")
+            raise ConfigError(f"{part}.{name} is {shorten_value(arguments[name])}, expected a whole number.")
     if not all(isinstance(width, int) and not isinstance(width, bool) for width in blocks):
-        raise ConfigError(f"{part}.block_out_channels is {shorten(blocks)}, expected whole numbers.")
+        raise ConfigError(f"{part}.block_out_channels is {shorten_value(blocks)}, expected whole numbers.")
     if not isinstance(arguments.get("scaling_factor", 1.0), (int, float)):
-        raise ConfigError(f"{part}.scaling_factor is {shorten(arguments['scaling_factor'])}, expected a number.")
-    if layer_count(arguments) > MOST_LAYERS:
-        raise ConfigError(f"{part} has {layer_count(arguments)} layers, expected at most {MOST_LAYERS}.")
+        raise ConfigError(f"{part}.scaling_factor is {shorten_value(arguments['scaling_factor'])}, expected a number.")
+    if count_layers(arguments) > MOST_LAYERS:
+        raise ConfigError(f"{part} has {count_layers(arguments)} layers, expected at most {MOST_LAYERS}.")
 
 
-def layer_count(arguments: dict[str, Any]) -> int:
-    """Residual and transformer blocks of the down blocks, or of a transformer, that the arguments describe."""
+def count_layers(arguments: dict[str, Any]) -> int:
+    """Count the residual and transformer blocks that the arguments describe."""
     blocks = len(arguments.get("block_out_channels", []))
 
     def per_block(name: str) -> list[int]:

@@ -18,8 +18,8 @@ FINAL = ("execution_success", "execution_error", "execution_interrupted")
 QUIET = 2.0  # seconds without an event after which the queue is looked at
 
 
-async def upscale(server: str, picture: Path, out: Path, **settings: Any) -> list[Path]:
-    """Run workflows/api/upscale.json on a picture; the files it wrote, fetched into `out`.
+async def run_workflow(server: str, picture: Path, out: Path, **settings: Any) -> list[Path]:
+    """Run workflows/api/upscale.json on an image and download the files it wrote into `out`.
 
     settings: inputs of TADiSRUpscale. Raises RuntimeError with ComfyUI's own sentence when it refuses or fails,
     and when the prompt was removed from its queue; FileNotFoundError, OSError.
@@ -80,7 +80,7 @@ async def upscale(server: str, picture: Path, out: Path, **settings: Any) -> lis
 
 
 async def is_known(http: Any, job: str) -> bool:
-    """Whether ComfyUI runs the prompt, is going to, or has done so."""
+    """Tell whether ComfyUI runs the prompt, has it in its queue or its history."""
     async with http.get("/queue") as answer:
         queue = await answer.json()
     if any(job == entry[1] for entries in queue.values() for entry in entries):
@@ -90,7 +90,7 @@ async def is_known(http: Any, job: str) -> bool:
 
 
 def main() -> int:
-    """Exit code 0, or 1 after one sentence."""
+    """Run the command. Exit code 0, or 1 after one sentence."""
     parser = argparse.ArgumentParser(prog="python -m tadisr.client", description="Upscale through a running ComfyUI.")
     parser.add_argument("picture", type=Path)
     parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="a folder (default out)")
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=4.0)
     a = parser.parse_args()
     try:
-        print(*asyncio.run(upscale(a.server, a.picture, a.out, scale=a.scale)), sep="\n")
+        print(*asyncio.run(run_workflow(a.server, a.picture, a.out, scale=a.scale)), sep="\n")
     except FileNotFoundError as error:
         print(f"error: There is no {error.filename}.", file=sys.stderr)
     except OSError as error:  # aiohttp's errors of a connection are OSErrors too

@@ -13,7 +13,7 @@ from .images import check_aspect, resize, split_alpha
 
 
 def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: float = 0.0) -> Tensor:
-    """A text mask made fit for pasting, (B, 1, H, W) in [0, 1] -> the same.
+    """Prepare a text mask for pasting, (B, 1, H, W) in [0, 1] -> the same.
 
     threshold: 0 leaves the mask soft, else what reaches it becomes 1 and the rest 0; grow: by so many pixels, or
     shrink if negative; feather: soften the edge, the standard deviation of a Gaussian in pixels.
@@ -23,9 +23,9 @@ def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: 
     if threshold > 0:
         mask = (mask >= threshold).float()
     if grow > 0:
-        mask = spread(mask, grow)
+        mask = dilate_mask(mask, grow)
     elif grow < 0:
-        mask = 1 - spread(1 - mask, -grow)
+        mask = 1 - dilate_mask(1 - mask, -grow)
     if feather > 0:
         from kornia.filters import gaussian_blur2d  # slow to import
 
@@ -34,15 +34,15 @@ def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: 
     return mask
 
 
-def spread(mask: Tensor, pixels: int) -> Tensor:
-    """The greatest value within a square of `pixels` around each, one side after the other."""
+def dilate_mask(mask: Tensor, pixels: int) -> Tensor:
+    """Return the maximum over a square of `pixels` around each pixel."""
     side = 2 * pixels + 1
     tall = F.max_pool2d(mask, (side, 1), stride=1, padding=(pixels, 0))
     return F.max_pool2d(tall, (1, side), stride=1, padding=(0, pixels))
 
 
-def composite(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
-    """`text` where the mask is 1, `rest` where it is 0, at the size of the larger of the two pictures.
+def composite_images(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
+    """Blend `text` where the mask is 1 and `rest` where it is 0, at the size of the larger image.
 
     text, rest (B, C, h, w), mask (B, 1, h, w), all of any size and in [0, 1]; a batch of one goes with any batch. An
     alpha that either has is mixed the same way. Raises ImageError for batches or shapes that do not go together.
@@ -56,11 +56,11 @@ def composite(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
     sized = [x if (x.shape[2], x.shape[3]) == size else resize(x, size) for x in (text, rest, mask)]
     text, rest, mask = (x.expand(max(counts, default=1), -1, -1, -1) for x in sized)
     if text.shape[1] != rest.shape[1]:
-        text, rest = opaque(text), opaque(rest)
+        text, rest = add_alpha(text), add_alpha(rest)
     return torch.lerp(rest, text, mask)
 
 
-def opaque(image: Tensor) -> Tensor:
-    """As RGBA, whatever it was."""
+def add_alpha(image: Tensor) -> Tensor:
+    """Convert to RGBA."""
     colors, alpha = split_alpha(image)
     return torch.cat([colors, torch.ones_like(colors[:, :1]) if alpha is None else alpha], 1)

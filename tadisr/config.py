@@ -9,9 +9,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from .base_arguments import check_base_arguments, layer_count
+from .base_arguments import check_base_arguments, count_layers
 from .errors import ConfigError
-from .validation import Length, Range, build
+from .validation import Length, Range, build_dataclass
 
 Channels = Annotated[tuple[int, ...], Range(1, 16_384), Length(2, 9)]
 SCALE = 4  # the network's own magnification: LR is resized x4 before it is encoded
@@ -191,12 +191,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict` (also after a round through JSON). Raises ConfigError on unknown fields."""
-        return build(cls, data, "config")
+        """Build a config from `to_dict`'s table, also after a round trip through JSON. Raises ConfigError on unknown fields."""
+        return build_dataclass(cls, data, "config")
 
     @property
     def layers(self) -> int:
         """Residual and transformer blocks of the whole model, roughly. Each has at least one tensor of its own."""
-        counted = sum(layer_count(getattr(self, part)) for part in self.parts)
+        counted = sum(count_layers(getattr(self, part)) for part in self.parts)
         counted += self.decoder.trunk.blocks if self.decoder.trunk is not None else 0
         return counted + (self.decoder.text_layers * len(self.decoder.text_channels) if self.decoder.joint else 0)

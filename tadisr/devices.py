@@ -10,7 +10,7 @@ from .errors import TADiSRError
 from .model.precision import DTYPES
 
 
-def placement(arguments: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+def choose_placement(arguments: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
     """Return the device and the dtype that the arguments ask for. Raises TADiSRError for a device that is not there."""
     name = arguments.device
     if name == "auto":

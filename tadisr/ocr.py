@@ -62,16 +62,16 @@ class Reader(ABC):
         return f"{self.name} {version(self.name)} ({' + '.join(models)}, {self.digest[:12]})"
 
     @abstractmethod
-    def detect(self, pixels: Pixels) -> list[Box]:
-        """Where lines of text are."""
+    def detect_lines(self, pixels: Pixels) -> list[Box]:
+        """Detect the boxes of text lines."""
 
     @abstractmethod
-    def recognize(self, crop: Pixels) -> tuple[str, float]:
-        """The text of one upright line, and how sure it is."""
+    def recognize_line(self, crop: Pixels) -> tuple[str, float]:
+        """Recognize one upright line: its text and the confidence, 0 to 1."""
 
     def read(self, image: Tensor) -> list[Line]:
-        """(1, 3, H, W) in [0, 1] -> its lines, top to bottom, those beside one another from left to right."""
-        boxes = self.detect(to_pixels(image))
+        """Read the lines of an image (1, 3, H, W) in [0, 1], top to bottom, those at one height left to right."""
+        boxes = self.detect_lines(to_bgr(image))
         if not boxes:
             return []
         height = float(np.median([np.ptp(box[:, 1]) for box in boxes]))
@@ -79,17 +79,18 @@ class Reader(ABC):
         return self.read_boxes(image, boxes)
 
     def read_boxes(self, image: Tensor, boxes: list[Box]) -> list[Line]:
-        """What stands in given boxes, as OCR-A asks for; in their order, empty text included."""
-        pixels = to_pixels(image)
-        return [Line(*self.recognize(cut(pixels, box)), box) for box in boxes]
+        """Read the text in the given boxes, in their order, empty text included."""
+        pixels = to_bgr(image)
+        return [Line(*self.recognize_line(crop_line(pixels, box)), box) for box in boxes]
 
 
-def to_pixels(image: Tensor) -> Pixels:
+def to_bgr(image: Tensor) -> Pixels:
+    """Convert (1, C, H, W) in [0, 1] to (H, W, 3) uint8 BGR, which PP-OCR expects."""
     return np.ascontiguousarray(np.asarray(to_pil(image).convert("RGB"))[..., ::-1])
 
 
-def cut(pixels: Pixels, box: Box) -> Pixels:
-    """The line in a box, upright: PP-OCR's perspective crop."""
+def crop_line(pixels: Pixels, box: Box) -> Pixels:
+    """Crop the line in a box upright by a perspective warp, as PP-OCR does."""
     import cv2  # comes with either engine
 
     corners = np.asarray(box, np.float32)
@@ -123,16 +124,16 @@ class RapidReader(Reader):
         logging.getLogger("RapidOCR").setLevel(logging.ERROR)
         blank = np.full((64, 64, 3), 255, np.uint8)
         self.engine(blank, use_det=True, use_cls=False, use_rec=True)  # loads them
-        self.recognize(blank)
+        self.recognize_line(blank)
         stages: tuple[Any, Any] = (self.engine.text_det, self.engine.text_rec)
         self.files = tuple(Path(stage.session.session._model_path) for stage in stages)
 
-    def detect(self, pixels: Pixels) -> list[Box]:
+    def detect_lines(self, pixels: Pixels) -> list[Box]:
         result: Any = self.engine(pixels, use_det=True, use_cls=False, use_rec=False)
         boxes = result.boxes
         return [] if boxes is None else [np.asarray(box, np.float32) for box in boxes]
 
-    def recognize(self, crop: Pixels) -> tuple[str, float]:
+    def recognize_line(self, crop: Pixels) -> tuple[str, float]:
         result: Any = self.engine(crop, use_det=False, use_cls=False, use_rec=True)
         return (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
 
@@ -160,30 +161,30 @@ class PaddleReader(Reader):
         os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")  # it asks the network at import
         from paddleocr import TextDetection, TextRecognition  # pyright: ignore[reportMissingImports]
 
-        detector, recognizer = find_models([folder for folder in (models, paddle_cache()) if folder is not None])
+        detector, recognizer = find_models([folder for folder in (models, locate_paddle_cache()) if folder is not None])
         self.files = tuple(file for folder in (detector, recognizer) for file in sorted(folder.glob("inference.*")))
         self.detector = TextDetection(
-            model_name=detector.name, model_dir=str(detector), **DETECTION, **backend(detector, threads)
+            model_name=detector.name, model_dir=str(detector), **DETECTION, **choose_backend(detector, threads)
         )
         self.recognizer = TextRecognition(
-            model_name=recognizer.name, model_dir=str(recognizer), **backend(recognizer, threads)
+            model_name=recognizer.name, model_dir=str(recognizer), **choose_backend(recognizer, threads)
         )
 
-    def detect(self, pixels: Pixels) -> list[Box]:
+    def detect_lines(self, pixels: Pixels) -> list[Box]:
         return [np.asarray(box, np.float32) for box in self.detector.predict(pixels)[0]["dt_polys"]]
 
-    def recognize(self, crop: Pixels) -> tuple[str, float]:
+    def recognize_line(self, crop: Pixels) -> tuple[str, float]:
         result = self.recognizer.predict(crop)[0]
         return result["rec_text"], float(result["rec_score"])
 
 
-def paddle_cache() -> Path:
-    """Where paddleocr keeps what it downloads."""
+def locate_paddle_cache() -> Path:
+    """Return the folder in which paddleocr keeps its models."""
     return Path(os.environ.get("PADDLE_PDX_CACHE_HOME", Path.home() / ".paddlex")) / "official_models"
 
 
 def find_models(folders: list[Path]) -> tuple[Path, Path]:
-    """The newest pair of PP-OCR_det and PP-OCR_rec folders of one kind, as paddleocr names them.
+    """Find the newest pair of PP-OCR_det and PP-OCR_rec folders of one kind, as paddleocr names them.
 
     Raises TADiSRError where there is none: paddleocr itself would go to the network.
     """
@@ -199,8 +200,8 @@ def find_models(folders: list[Path]) -> tuple[Path, Path]:
     )
 
 
-def backend(folder: Path, threads: int | None = None) -> dict[str, Any]:
-    """How paddleocr runs a model folder: ONNX through onnxruntime, else paddlepaddle."""
+def choose_backend(folder: Path, threads: int | None = None) -> dict[str, Any]:
+    """Choose how paddleocr runs a model folder: ONNX by onnxruntime, else paddlepaddle."""
     if (folder / "inference.onnx").is_file():
         config = {} if threads is None else {"engine_config": {"intra_op_num_threads": threads}}
         return {"device": "cpu", "engine": "onnxruntime", **config}
@@ -212,8 +213,9 @@ def backend(folder: Path, threads: int | None = None) -> dict[str, Any]:
 ENGINES: dict[str, Callable[[Path | None, int | None], Reader]] = {"paddleocr": PaddleReader, "rapidocr": RapidReader}
 
 
-def reader(engine: str = "auto", models: Path | None = None, *, threads: int | None = None) -> Reader:
-    """A reader, loaded once for what lies on disk. auto: paddleocr where it and its models are, else rapidocr.
+def open_reader(engine: str = "auto", models: Path | None = None, *, threads: int | None = None) -> Reader:
+    """Open a reader; it is loaded once for the files on disk. auto: paddleocr if it and its models are installed, else
+    rapidocr.
 
     models: for paddleocr a folder with its model folders (its own cache is searched after it); for rapidocr, where it is
     named, a folder with an ONNX detector and recogniser.
@@ -222,7 +224,7 @@ def reader(engine: str = "auto", models: Path | None = None, *, threads: int | N
     """
     if engine not in ("auto", *ENGINES):
         raise ConfigError(f"engine is {engine!r}, expected auto, {' or '.join(ENGINES)}.")
-    folders = [folder for folder in (models, paddle_cache()) if folder is not None and folder.is_dir()]
+    folders = [folder for folder in (models, locate_paddle_cache()) if folder is not None and folder.is_dir()]
     return _reader(engine, models, threads, tuple(str(path) for folder in folders for path in sorted(folder.iterdir())))
 
 
@@ -242,8 +244,8 @@ def _reader(engine: str, models: Path | None, threads: int | None, on_disk: tupl
 # ---- comparing ------------------------------------------------------------------------------------------------------
 
 
-def ratio(first: str, second: str, *, substitution: int = 2) -> float:
-    """(len1 + len2 - dist) / (len1 + len2) of two lines; two empty strings are equal.
+def text_ratio(first: str, second: str, *, substitution: int = 2) -> float:
+    """Compute (len1 + len2 - dist) / (len1 + len2) of two lines; two empty strings are equal.
 
     substitution 1, plain Levenshtein distance, is the paper's OCR-A, in which two unlike strings of one length still
     get 0.5. With 2, as the ratio of common libraries has it, they get 0: the strict ratio.
@@ -267,35 +269,35 @@ class Pair:
     @property
     def ocr_a(self) -> float:
         """The paper's ratio, a substitution counting 1."""
-        return ratio(self.before.text, self.after.text, substitution=1)
+        return text_ratio(self.before.text, self.after.text, substitution=1)
 
     @property
     def ratio(self) -> float:
         """The strict ratio, a substitution counting 2."""
-        return ratio(self.before.text, self.after.text)
+        return text_ratio(self.before.text, self.after.text)
 
 
-def reference(image: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Line]:
-    """The lines of a reference picture (1, 3, H, W) that count: read with confidence `minimum`, and not empty."""
-    return countable(engine.read(image), minimum=minimum)
+def read_reference(image: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Line]:
+    """Read the lines of a reference image (1, 3, H, W) that count: confidence of at least `minimum`, not empty."""
+    return select_countable(engine.read(image), minimum=minimum)
 
 
-def countable(lines: Sequence[Line], *, minimum: float) -> list[Line]:
+def select_countable(lines: Sequence[Line], *, minimum: float) -> list[Line]:
     return [line for line in lines if line.score >= minimum and line.text.strip()]
 
 
-def reread(lines: Sequence[Line], image: Tensor, engine: Reader) -> list[Pair]:
-    """The boxes of a reference's lines, read in another picture (1, 3, H, W) of its size."""
+def reread_lines(lines: Sequence[Line], image: Tensor, engine: Reader) -> list[Pair]:
+    """Read the boxes of a reference's lines in another image (1, 3, H, W) of the same size."""
     again = engine.read_boxes(image, [line.box for line in lines])
     return [Pair(first, second) for first, second in zip(lines, again, strict=True)]
 
 
-def compare(before: Tensor, after: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Pair]:
-    """The lines that are read in `before` with confidence `minimum`, and the same boxes read in `after`.
+def compare_text(before: Tensor, after: Tensor, engine: Reader, *, minimum: float = 0.8) -> list[Pair]:
+    """Read the lines of `before` with confidence `minimum`, and the same boxes in `after`.
 
     Both (1, 3, H, W), of one size.
     """
-    return reread(reference(before, engine, minimum=minimum), after, engine)
+    return reread_lines(read_reference(before, engine, minimum=minimum), after, engine)
 
 
 @dataclass(frozen=True)
@@ -309,8 +311,8 @@ class Score:
     pictures: int = 1  # those with text
 
 
-def score(pairs: Sequence[Pair]) -> Score | None:
-    """One picture's score: the mean over its lines. None for a picture without text."""
+def score_pairs(pairs: Sequence[Pair]) -> Score | None:
+    """Average the scores of an image's lines. None for an image without text."""
     if not pairs:
         return None
     return Score(
@@ -321,8 +323,8 @@ def score(pairs: Sequence[Pair]) -> Score | None:
     )
 
 
-def total(scores: Sequence[Score | None]) -> Score | None:
-    """The mean over the pictures with text, every picture counting the same. None where there are none."""
+def average_scores(scores: Sequence[Score | None]) -> Score | None:
+    """Average the scores of the images with text, all weighted equally. None if there are none."""
     found = [one for one in scores if one is not None]
     if not found:
         return None

@@ -18,7 +18,7 @@ MESSAGES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in the host's RAM."""
+    """Tell whether an error says that memory ran out, on a GPU or in RAM."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):
@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory_reason(error: BaseException) -> str | None:
-    """The first line of an out-of-memory error, cut to 200 characters; None for any other error."""
+    """Return the first line of an out-of-memory error, cut to 200 characters; None for any other error."""
     if not is_out_of_memory(error):
         return None
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -52,18 +52,20 @@ def _kolors_vae() -> dict[str, Any]:
     }
 
 
-def kolors() -> ModelConfig:
-    """The paper's model on the frozen Kolors base."""
+def make_kolors() -> ModelConfig:
+    """Make the config of the paper's model on the frozen Kolors base."""
     return ModelConfig(name="kolors", unet=_kolors_unet(), vae=_kolors_vae())
 
 
 SD_TURBO = 0.7536917  # abar of its schedule at t = 200, which the authors' code takes for Kolors too
 
 
-def kolors_release() -> ModelConfig:
-    """The authors' Kolors model as far as its file and their code tell; docs/user/release.md says what is a guess."""
+def make_kolors_release() -> ModelConfig:
+    """Make the config of the authors' Kolors model as known from its file and their code; docs/user/release.md lists the
+    guesses.
+    """
     return replace(
-        kolors(),
+        make_kolors(),
         name="kolors-release",
         latent="sample",
         schedule=ScheduleConfig(alpha_bar=SD_TURBO),
@@ -80,8 +82,8 @@ COGVIEW4_PROMPT = (
 )
 
 
-def cogview4() -> ModelConfig:
-    """The paper's design on CogView4-6B: W_a straight into a text decoder as wide as its VAE's."""
+def make_cogview4() -> ModelConfig:
+    """Make the config of the paper's design on CogView4-6B: W_a feeds a text decoder as wide as the VAE's."""
     transformer = {
         "patch_size": 2,
         "in_channels": 16,
@@ -127,9 +129,9 @@ def cogview4() -> ModelConfig:
     )  # fmt: skip
 
 
-def cogview4_release() -> ModelConfig:
-    """The authors' CogView4 model, which is all in their code."""
-    base = cogview4()
+def make_cogview4_release() -> ModelConfig:
+    """Make the config of the authors' CogView4 model, all of it from their code."""
+    base = make_cogview4()
     return replace(
         base,
         name="cogview4-release",
@@ -139,8 +141,8 @@ def cogview4_release() -> ModelConfig:
     )
 
 
-def compact() -> ModelConfig:
-    """The same network at small widths with all its own weights; ships with the pack.
+def make_compact() -> ModelConfig:
+    """Make the config of the same network at small widths with all its own weights; it ships with the pack.
 
     Its autoencoder works on 4x4 patches of the upscaled input, that is at LR resolution, and brings them to the
     same f8 latent; the up block at LR resolution holds most of the capacity.
@@ -184,9 +186,9 @@ def compact() -> ModelConfig:
     )
 
 
-def compact_trunk() -> ModelConfig:
-    """The compact model with its capacity in a trunk of plain convolutions at LR resolution."""
-    base = compact()
+def make_compact_trunk() -> ModelConfig:
+    """Make the config of the compact model with its capacity in a trunk of plain convolutions at LR resolution."""
+    base = make_compact()
     return replace(
         base,
         name="compact-trunk",
@@ -196,17 +198,17 @@ def compact_trunk() -> ModelConfig:
 
 
 PRESETS = {
-    "kolors": kolors,
-    "kolors-release": kolors_release,
-    "cogview4": cogview4,
-    "cogview4-release": cogview4_release,
-    "compact": compact,
-    "compact-trunk": compact_trunk,
+    "kolors": make_kolors,
+    "kolors-release": make_kolors_release,
+    "cogview4": make_cogview4,
+    "cogview4-release": make_cogview4_release,
+    "compact": make_compact,
+    "compact-trunk": make_compact_trunk,
 }
 
 
 def preset(name: str) -> ModelConfig:
-    """The named config. Raises ConfigError for an unknown name."""
+    """Return the named config. Raises ConfigError for an unknown name."""
     if name not in PRESETS:
         raise ConfigError(f"There is no preset {name!r}; known are {', '.join(PRESETS)}.")
     return PRESETS[name]()

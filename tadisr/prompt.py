@@ -46,11 +46,12 @@ class EncodedPrompt:
         write_safetensors(Path(path), self.tensors(), header)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by their names in a prompt file."""
         named = {"embedding": self.embedding, "mask": self.mask, "positions": self.positions}
         return named if self.pooled is None else named | {"pooled": self.pooled}
 
-    def same(self, other: EncodedPrompt) -> bool:
-        """Whether two prompts are equal to the last bit."""
+    def equals(self, other: EncodedPrompt) -> bool:
+        """Tell whether two prompts are equal bit for bit."""
         mine, theirs = self.tensors(), other.tensors()
         return (
             self.record == other.record
@@ -60,7 +61,7 @@ class EncodedPrompt:
 
 
 def is_prompt(path: str | Path) -> bool:
-    """Whether a file is a prompt file, by its header alone; False for one that cannot be read."""
+    """Tell from its header whether a file is a prompt file; False if it cannot be read."""
     try:
         return MARK in read_table(path, whole=False).metadata
     except CheckpointError:
@@ -68,7 +69,7 @@ def is_prompt(path: str | Path) -> bool:
 
 
 def read_prompt(path: str | Path) -> EncodedPrompt:
-    """A prompt file. Raises CheckpointError for one that is missing, truncated, foreign or inconsistent."""
+    """Read a prompt file. Raises CheckpointError if it is missing, truncated, foreign or inconsistent."""
     path = Path(path)
     table = read_table(path)
     header = table.metadata
@@ -86,11 +87,11 @@ def read_prompt(path: str | Path) -> EncodedPrompt:
         prompt = EncodedPrompt(**({"pooled": None} | tensors | record))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is a prompt file this version cannot read: {error}") from error
-    check(prompt, path)
+    check_prompt(prompt, path)
     return prompt
 
 
-def check(prompt: EncodedPrompt, path: Path) -> None:
+def check_prompt(prompt: EncodedPrompt, path: Path) -> None:
     """Raise CheckpointError unless the tensors have the dtypes of a prompt, fit one another and are finite."""
     for name, tensor in prompt.tensors().items():
         whole = name in ("mask", "positions")
@@ -145,8 +146,8 @@ class Prompt(nn.Module):
         self.register_buffer("pooled", torch.zeros(1, config.pooled) if config.pooled else None)
         self.register_buffer("positions", torch.tensor([config.tokens - 1]))
 
-    def replaced(self, encoded: EncodedPrompt) -> Prompt:
-        """Another prompt in place of this one, where and in what this one is; `config` tells of the new one.
+    def replace_by(self, encoded: EncodedPrompt) -> Prompt:
+        """Return a Prompt of other embeddings on the same device and dtype, with its config.
 
         Raises CheckpointError for one of another width, and where the prompt is part of the weights.
         """
@@ -170,12 +171,12 @@ class Prompt(nn.Module):
         prompt.positions = encoded.positions
         return prompt.to(self.embedding.device, self.embedding.dtype)
 
-    def word_positions(self, position: int | None) -> Tensor:
-        """The word's rows, or the one row that a config names instead."""
+    def find_word_rows(self, position: int | None) -> Tensor:
+        """Return the rows of the target tokens, or the one row that a config names instead."""
         return self.positions if position is None else torch.tensor([position], device=self.positions.device)
 
     def conditions(self, batch: int, size: tuple[int, int] = (0, 0), like: Tensor | None = None) -> dict[str, Any]:
-        """The arguments by which a denoiser takes the prompt, for a batch of pictures of `size` (height, width).
+        """Return the arguments that pass the prompt to a denoiser, for a batch of images of `size` (height, width).
 
         like: a tensor whose type and device they get; None: the prompt's own.
         """
@@ -191,16 +192,16 @@ class Prompt(nn.Module):
 
 
 def use_prompt(model: Any, encoded: EncodedPrompt) -> None:
-    """Replace a model's prompt for good; its config tells of the new one, so that saving it keeps it."""
-    model.prompt = model.prompt.replaced(encoded)
+    """Replace a model's prompt for good, in its config too, so that saving keeps it."""
+    model.prompt = model.prompt.replace_by(encoded)
     model.config = dataclasses.replace(model.config, prompt=model.prompt.config)
 
 
 @contextmanager
-def prompted(model: Any, encoded: EncodedPrompt | None) -> Iterator[None]:
-    """Replace a model's prompt for a while; None leaves it."""
+def with_prompt(model: Any, encoded: EncodedPrompt | None) -> Iterator[None]:
+    """Replace a model's prompt while the block runs; None leaves it."""
     own = model.prompt
-    model.prompt = own if encoded is None else own.replaced(encoded)
+    model.prompt = own if encoded is None else own.replace_by(encoded)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .atomic_write import write_atomic
 from .errors import CheckpointError
-from .validation import parse_json, shorten
+from .validation import parse_json, shorten_value
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -53,7 +53,7 @@ class Table:
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor], where: str) -> Table:
-        """Of tensors that are in memory."""
+        """Make a table of tensors in memory."""
         return cls(where, {name: Entry(t.dtype, tuple(t.shape), held=t) for name, t in tensors.items()})
 
     @property
@@ -67,7 +67,7 @@ class Table:
     def read(
         self, names: dict[str, str], stays: Callable[[str, torch.dtype], bool] | None = None
     ) -> Iterator[tuple[str, Tensor]]:
-        """(new name, tensor) for every pair {new name: name here}, in the files' order.
+        """Yield (new name, tensor) for every pair {new name: name here}, in the files' order.
 
         stays(new name, type): whether the tensor will be used as it is. Then it remains in its file, mapped, and is
         paged in when it is used; else it is there until the next one is asked for, to be converted. None: all are read
@@ -129,7 +129,7 @@ def check_finite(tensor: Tensor, name: str, where: str) -> None:
 
 
 def read_table(path: str | Path, *, whole: bool = True) -> Table:
-    """The table of one safetensors file. Raises CheckpointError for what is missing, cut short or something else.
+    """Read the header of a safetensors file. Raises CheckpointError if it is missing, truncated or something else.
 
     whole: False lets a file pass whose header is all there and whose tensors are not, to tell what it was to be.
     """
@@ -172,11 +172,17 @@ def _entry(path: Path, base: int, name: str, tensor: Any) -> Entry:
     kind, shape, offsets = tensor.get("dtype"), tensor.get("shape"), tensor.get("data_offsets")
     dtype = DTYPES.get(kind) if isinstance(kind, str) else None
     if dtype is None:
-        raise CheckpointError(f"{path} holds {name:.80} in the dtype {shorten(kind)}, which TADiSR does not know.")
+        raise CheckpointError(
+            f"{path} holds {name:.80} in the dtype {shorten_value(kind)}, which TADiSR does not know."
+        )
     if not _sizes(shape) or len(shape) > MOST_DIMENSIONS:
-        raise CheckpointError(_cut(path, f"the shape of {name:.80} is {shorten(shape)}, expected a list of sizes"))
+        raise CheckpointError(
+            _cut(path, f"the shape of {name:.80} is {shorten_value(shape)}, expected a list of sizes")
+        )
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(_cut(path, f"the offsets of {name:.80} are {shorten(offsets)}, expected [begin, end]"))
+        raise CheckpointError(
+            _cut(path, f"the offsets of {name:.80} are {shorten_value(offsets)}, expected [begin, end]")
+        )
     begin, end = offsets
     expected = math.prod(shape) * dtype.itemsize
     if end - begin != expected:

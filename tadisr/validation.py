@@ -53,12 +53,12 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its JSON is nested too deeply") from error
 
 
-def build(cls: type, data: Any, where: str) -> Any:
+def build_dataclass(cls: type, data: Any, where: str) -> Any:
     """Build a dataclass from a table of its fields; types and ranges are checked. Raises ConfigError naming `where.field`."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where} is {type(data).__name__}, expected a table of fields.")
     hints = typing.get_type_hints(cls, include_extras=True)
-    unknown = sorted(map(shorten, data.keys() - hints.keys()))
+    unknown = sorted(map(shorten_value, data.keys() - hints.keys()))
     if unknown:
         raise ConfigError(f"{where} has the unknown field {unknown[0]}; known are {', '.join(hints)}.")
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -78,7 +78,7 @@ def build(cls: type, data: Any, where: str) -> Any:
 
 
 def check_value(hint: Any, value: Any, where: str) -> Any:
-    """The value as a field of type `hint` holds it: lists as tuples, tables as dataclasses. Raises ConfigError."""
+    """Check a value against a field's type, and convert it: lists to tuples, tables to dataclasses. Raises ConfigError."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         value = check_value(options[0], value, where)
@@ -90,10 +90,14 @@ def check_value(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, typing.cast(type, hint)) else build(typing.cast(type, hint), value, where)
+        return (
+            value
+            if isinstance(value, typing.cast(type, hint))
+            else build_dataclass(typing.cast(type, hint), value, where)
+        )
     if origin is Literal:
         if not any(value == option and type(value) is type(option) for option in options):
-            raise ConfigError(f"{where} is {shorten(value)}, expected one of {', '.join(map(repr, options))}.")
+            raise ConfigError(f"{where} is {shorten_value(value)}, expected one of {', '.join(map(repr, options))}.")
         return value
     if origin is tuple:
         return _tuple(options, value, where)
@@ -106,7 +110,7 @@ def _plain(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < LARGEST else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {shorten(value)}, expected {kind.__name__}.")
+        raise ConfigError(f"{where} is {shorten_value(value)}, expected {kind.__name__}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}, expected a finite number.")
     if isinstance(value, int) and abs(value) >= LARGEST:
@@ -116,7 +120,7 @@ def _plain(kind: type, value: Any, where: str) -> Any:
 
 def _tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where} is {shorten(value)}, expected a list.")
+        raise ConfigError(f"{where} is {shorten_value(value)}, expected a list.")
     kinds = [options[0]] * len(value) if options[1:] == (Ellipsis,) else list(options)
     if len(kinds) != len(value):
         raise ConfigError(f"{where} has {len(value)} items, expected {len(kinds)}.")
@@ -127,10 +131,10 @@ def _tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
 
 def _table(options: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} is {shorten(value)}, expected a table.")
+        raise ConfigError(f"{where} is {shorten_value(value)}, expected a table.")
     for key in value:
         if not isinstance(key, options[0]):
-            raise ConfigError(f"{where} has the key {shorten(key)}, expected {options[0].__name__}.")
+            raise ConfigError(f"{where} has the key {shorten_value(key)}, expected {options[0].__name__}.")
     return {key: check_value(options[1], one, f"{where}.{key}") for key, one in value.items()}
 
 
@@ -151,7 +155,7 @@ def _any_of(options: tuple[Any, ...], value: Any, where: str) -> Any:
     raise ConfigError(" Or: ".join(map(str, problems)))
 
 
-def shorten(value: Any) -> str:
-    """A value as an error names it: one short line, however large or deep it is."""
+def shorten_value(value: Any) -> str:
+    """Format a value for an error message: one short line, however large or deep it is."""
     text = reprlib.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,7 +13,7 @@ import yaml
 from tadisr.config import ModelConfig
 from tadisr.errors import ConfigError
 from tadisr.presets import preset
-from tadisr.validation import build, shorten
+from tadisr.validation import build_dataclass, shorten_value
 
 View = Literal["crop", "whole", "zoom"]
 
@@ -61,7 +61,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         sources = {
-            name: source if isinstance(source, SourceConfig) else build(SourceConfig, source, f"data.sources.{name}")
+            name: source
+            if isinstance(source, SourceConfig)
+            else build_dataclass(SourceConfig, source, f"data.sources.{name}")
             for name, source in self.sources.items()
         }
         object.__setattr__(self, "sources", sources)
@@ -180,7 +182,7 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> FitConf
     data = load_table(Path(path))
     for override in overrides or []:
         data = merge_tables(data, parse_override(override))
-    return build(FitConfig, data, Path(path).name)
+    return build_dataclass(FitConfig, data, Path(path).name)
 
 
 def parse_override(override: str) -> dict[str, Any]:
@@ -215,7 +217,7 @@ def load_table(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if inherit is None:
         return data
     if not isinstance(inherit, str) or not inherit:
-        raise ConfigError(f"{path} has inherit {shorten(inherit)}, expected the name of another config.")
+        raise ConfigError(f"{path} has inherit {shorten_value(inherit)}, expected the name of another config.")
     return merge_tables(load_table(path.parent / inherit, (*below, path.resolve())), data)
 
 
@@ -224,7 +226,7 @@ def build_model_config(table: dict[str, Any]) -> ModelConfig:
     fields = dict(table)
     name = fields.pop("preset", "compact")
     if not isinstance(name, str):
-        raise ConfigError(f"model.preset is {shorten(name)}, expected a preset's name.")
+        raise ConfigError(f"model.preset is {shorten_value(name)}, expected a preset's name.")
     return ModelConfig.from_dict(merge_tables(preset(name).to_dict(), fields))
 
 

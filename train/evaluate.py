@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from tadisr import COMPACT, ocr
 from tadisr.atomic_write import write_atomic
-from tadisr.devices import placement
+from tadisr.devices import choose_placement
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.inference.tiling import Tiling
 from tadisr.model.precision import DTYPES
@@ -290,7 +290,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def choose_methods(arguments: argparse.Namespace) -> list[Method]:
-    device, dtype = placement(arguments)
+    device, dtype = choose_placement(arguments)
     tiling = Tiling(tile=arguments.tile, overlap=arguments.overlap)
     models = arguments.model or [f"compact={COMPACT}"]
     chosen: list[Method] = [
@@ -311,7 +311,7 @@ def choose_readers(texts: Sequence[str]) -> list[Reader]:
     if list(texts) == ["none"]:
         return []
     split = [text.partition(":") for text in texts or ["auto"]]
-    return [ocr.reader(name, Path(folder) if colon else None) for name, colon, folder in split]
+    return [ocr.open_reader(name, Path(folder) if colon else None) for name, colon, folder in split]
 
 
 def run_command(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def run_command(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.bootstrap < 1:
         raise ConfigError(f"bootstrap is {arguments.bootstrap}, expected 1 or more draws.")
     chosen = choose_methods(arguments)
-    device, _ = placement(arguments)
+    device, _ = choose_placement(arguments)
     chosen_conventions = conventions.CONVENTIONS[arguments.conventions]
     judge = Judge(
         folder=arguments.cache or arguments.out / "cache",

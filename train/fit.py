@@ -270,10 +270,10 @@ def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest,
                 if journal:
                     journal.write("validation.csv", step, scores, prefix="validation/")
         if keep:
-            tensors = {name: gather_tensor(tensor) for name, tensor in adapter.tensors_of(plain).items()}
+            tensors = {name: gather_tensor(tensor) for name, tensor in adapter.trained_tensors(plain).items()}
             for name in keep if journal else []:
                 training = training_record(config, step, accelerator.num_processes)
-                adapter.save(plain, out / f"{name}.safetensors", tensors=tensors, training=training)
+                adapter.save_checkpoint(plain, out / f"{name}.safetensors", tensors=tensors, training=training)
         if ema is not None:
             ema.swap(plain)
         if due["save"]:

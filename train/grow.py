@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
             data = merge_tables(data, parse_override(field))
         torch.manual_seed(0)
         grown = grow_model(source, ModelConfig.from_dict(data))
-        adapter.save(grown, arguments.target, training=adapter.read_header(arguments.source).training)
+        adapter.save_checkpoint(grown, arguments.target, training=adapter.read_header(arguments.source).training)
     except TADiSRError as error:
         sys.exit(f"error: {error}")
     return 0

@@ -46,7 +46,7 @@ def ship_model(
     training = adapter.read_header(source).training | {"residual_gain": gain, "residual_detail": detail}
     if mean:
         training["mean_with"] = [adapter.read_header(path).training for path in mean]
-    adapter.save(model, target, training=training, dtype=torch.float16)
+    adapter.save_checkpoint(model, target, training=training, dtype=torch.float16)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import tadisr  # noqa: E402
 from tadisr import ocr  # noqa: E402
-from tadisr.composite import composite, shape_mask  # noqa: E402
+from tadisr.composite import composite_images, shape_mask  # noqa: E402
 from tadisr.images import read_image, resize, to_pil  # noqa: E402
 from tadisr.inference import staged  # noqa: E402
 from tadisr.inference.tiling import Tiling  # noqa: E402
@@ -118,7 +118,7 @@ def _() -> list[Tensor]:
 @picture("TADiSRTextAttention")
 def _() -> list[Tensor]:
     heat = attention_heatmap.heat_map(denoised()[1])
-    return [heat, attention_heatmap.overlay(heat, sample(), "turbo")]
+    return [heat, attention_heatmap.overlay_heat(heat, sample(), "turbo")]
 
 
 @picture("TADiSRJointDecode")
@@ -138,26 +138,26 @@ def _() -> list[Tensor]:
     return [
         sample(),
         false_color(encoded()[0]),
-        attention_heatmap.overlay(attention_heatmap.heat_map(denoised()[1]), sample(), "turbo"),
+        attention_heatmap.overlay_heat(attention_heatmap.heat_map(denoised()[1]), sample(), "turbo"),
     ]
 
 
 @picture("TADiSRTextComposite")
 def _() -> list[Tensor]:
     mask = shape_mask(result().mask, grow=8, feather=4, threshold=0.5)
-    return [sign(x) for x in (enlarged(), mask, composite(result().image, enlarged(), mask))]
+    return [sign(x) for x in (enlarged(), mask, composite_images(result().image, enlarged(), mask))]
 
 
 @picture("TADiSRReadText")
 def _() -> list[Tensor]:
-    boxes = [line.box for line in ocr.reader("rapidocr").read(result().image) if line.score >= 0.5]
+    boxes = [line.box for line in ocr.open_reader("rapidocr").read(result().image) if line.score >= 0.5]
     size = (result().image.shape[2], result().image.shape[3])
     return [overlays.draw_boxes(result().image, boxes, [overlays.GREEN] * len(boxes)), overlays.box_mask(boxes, size)]
 
 
 @picture("TADiSRCompareText")
 def _() -> list[Tensor]:
-    pairs = ocr.compare(enlarged(), result().image, ocr.reader("rapidocr"))
+    pairs = ocr.compare_text(enlarged(), result().image, ocr.open_reader("rapidocr"))
     colors = [overlays.RED if pair.ratio < 1 else overlays.GREEN for pair in pairs]
     return [enlarged(), overlays.draw_boxes(result().image, [pair.before.box for pair in pairs], colors)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ...tadisr import CheckpointError
-from ...tadisr.checkpoints.detect import COGVIEW4_VAE, EARLY, KOLORS, NEWER, TRANSFORMER, VAE, what_is
+from ...tadisr.checkpoints.detect import COGVIEW4_VAE, EARLY, KOLORS, NEWER, TRANSFORMER, VAE, describe_table
 from ...tadisr.checkpoints.tensor_index import Table, read_table
 from . import folders
 
@@ -49,20 +49,20 @@ def base_path(name: str) -> Path | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def kind(path: str, _when: int) -> str | None:
+def detect_kind(path: str, _when: int) -> str | None:
     """Detect what a file is, also an incomplete one; None where its header does not tell."""
     try:
-        return what_is(read_table(path, whole=False))
+        return describe_table(read_table(path, whole=False))
     except CheckpointError:
         return None
 
 
-def told(category: str, kinds: tuple[str, ...]) -> list[str]:
+def list_kinds(category: str, kinds: tuple[str, ...]) -> list[str]:
     """List the files of a category that are of these kinds."""
     found = []
     for name in folder_paths.get_filename_list(category):
         path = folder_paths.get_full_path(category, name)
-        if path is not None and name.endswith(".safetensors") and kind(path, folders.changed(path)) in kinds:
+        if path is not None and name.endswith(".safetensors") and detect_kind(path, folders.changed(path)) in kinds:
             found.append(name)
     return found
 
@@ -70,11 +70,11 @@ def told(category: str, kinds: tuple[str, ...]) -> list[str]:
 def unet_names() -> list[str]:
     """List folders in models/diffusers, then files; an early file without encoder_hid_proj is refused on loading."""
     folders = [FOLDERS + name for name in base_names() if name != NO_BASE]
-    return [*folders, *told("diffusion_models", (KOLORS, EARLY))] or [NO_UNET]
+    return [*folders, *list_kinds("diffusion_models", (KOLORS, EARLY))] or [NO_UNET]
 
 
 def vae_names() -> list[str]:
-    return [BESIDE, *told("vae", (VAE,))]
+    return [BESIDE, *list_kinds("vae", (VAE,))]
 
 
 def unet_path(name: str) -> Path:
@@ -108,17 +108,17 @@ def vae_path(name: str, unet: Path) -> Path:
     return Path(path)
 
 
-def times(path: Path) -> tuple[int, ...]:
+def read_times(path: Path) -> tuple[int, ...]:
     """Return when a file, or every weights file of a folder, was changed."""
     files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
     return tuple(folders.changed(file) for file in files)
 
 
-def check(tables: dict[str, Table]) -> None:
-    """Raises CheckpointError for what is another model, before an adapter asks for it."""
+def check_tables(tables: dict[str, Table]) -> None:
+    """Raise CheckpointError for another model, before an adapter asks for it."""
     kinds = {"unet": KOLORS, "transformer": TRANSFORMER, "vae": VAE if "unet" in tables else COGVIEW4_VAE}
     for part in tables:
-        expected, found = kinds[part], what_is(tables[part])
+        expected, found = kinds[part], describe_table(tables[part])
         if found == EARLY:
             raise CheckpointError(f"{tables[part].where} is {EARLY}: {NEWER}")
         if found != expected:

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...tadisr.errors import ConfigError
-from ...tadisr.validation import shorten
+from ...tadisr.validation import shorten_value
 
 SOURCES = {  # nodes whose output an input of this type takes
     "Loaded": "Load TADiSR Model or Load TADiSR Adapter", "Base": "Load Kolors for TADiSR", "Tiling": "TADiSR Tiling",
@@ -62,7 +62,7 @@ def check_input(name: str, value: Any, hint: Any) -> None:
     if not fine:
         source = next((SOURCES[kind.__name__] for kind in kinds if kind.__name__ in SOURCES), None)
         wanted = f"a link from {source}" if source else f"a {kinds[0].__name__}"
-        raise ConfigError(f"{name} is {shorten(value)}, expected {wanted}.")
+        raise ConfigError(f"{name} is {shorten_value(value)}, expected {wanted}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} is {value}, expected a finite number.")
     if isinstance(value, dict) and (not isinstance(value.get("samples"), Tensor) or value["samples"].ndim < 2):

@@ -69,12 +69,12 @@ class Loaded:
             "decode": ["vae", ADDED],
             "all": list(self.patchers),
         }[stage]
-        room = activations(self.network, stage, pixels, guided)
+        room = estimate_activations(self.network, stage, pixels, guided)
         mm.load_models_gpu([self.patchers[part] for part in needed], memory_required=room)
         return self.network
 
 
-def activations(network: TADiSR, stage: str, pixels: int, guided: bool) -> int:
+def estimate_activations(network: TADiSR, stage: str, pixels: int, guided: bool) -> int:
     """Estimate the bytes that a stage holds beside the weights for so many pixels of the x4 image at once."""
     config = network.config
     widths = config.vae["block_out_channels"]
@@ -108,7 +108,7 @@ def number_types(name: str, *, wide: bool = False) -> tuple[torch.dtype, torch.d
 # ---- into the host's hands ------------------------------------------------------------------------------------------
 
 
-def lend(module: nn.Module, *, casting: bool) -> None:
+def lend_classes(module: nn.Module, *, casting: bool) -> None:
     """Give the module's layers the host's classes, in place. casting: their weights follow their input's number type."""
     ops = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
     for layer in module.modules():
@@ -118,7 +118,7 @@ def lend(module: nn.Module, *, casting: bool) -> None:
 
 
 def patcher_of(module: nn.Module, *, casting: bool) -> ModelPatcher:
-    lend(module, casting=casting)
+    lend_classes(module, casting=casting)
     patcher = ModelPatcher(Held(module), load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
     for name, layer in module.named_modules():
         if hasattr(layer, SCALE):
@@ -158,7 +158,7 @@ def take_along(patcher: ModelPatcher, _: bool) -> None:
                 function.move_to(patcher.offload_device)
 
 
-def added(network: TADiSR) -> nn.Module:
+def collect_added(network: TADiSR) -> nn.Module:
     """Collect what TADiSR adds to its base as one module."""
     parts = {name: getattr(network, name) for name in adapter.ADDED}
     return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
@@ -214,7 +214,7 @@ class Base:
         network.eval().requires_grad_(False)
         for patcher in patchers.values():
             patcher.add_callback(CallbacksMP.ON_DETACH, take_along)
-        return Loaded(network, patchers | {ADDED: patcher_of(added(network), casting=True)})
+        return Loaded(network, patchers | {ADDED: patcher_of(collect_added(network), casting=True)})
 
 
 def load_alone(path: Path, dtype: torch.dtype) -> Loaded:
@@ -224,7 +224,7 @@ def load_alone(path: Path, dtype: torch.dtype) -> Loaded:
         part: patcher_of(network.get_submodule(part), casting=part == "vae" or dtype == FP8)
         for part in network.config.parts
     }
-    return Loaded(network, patchers | {ADDED: patcher_of(added(network), casting=True)})
+    return Loaded(network, patchers | {ADDED: patcher_of(collect_added(network), casting=True)})
 
 
 WHOLE = "The image as a whole is too large for the memory: use Upscale with TADiSR, which works in tiles, or a smaller image."

@@ -34,7 +34,7 @@ class Progress:
         self.picture = picture
 
 
-def say(node_id: str) -> Callable[[str], None]:
+def message_sender(node_id: str) -> Callable[[str], None]:
     """Return a function that shows one sentence in the log and on the node."""
 
     def tell(text: str) -> None:

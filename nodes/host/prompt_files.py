@@ -29,7 +29,7 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", 
 # ---- text encoders --------------------------------------------------------------------------------------------------
 
 
-def roots() -> list[Path]:
+def list_roots() -> list[Path]:
     """List models/LLM (other packs register it, ComfyUI does not), models/text_encoders and models/diffusers."""
     registered = folder_paths.folder_names_and_paths
     found = [Path(folder_paths.models_dir) / "LLM"]
@@ -38,17 +38,17 @@ def roots() -> list[Path]:
     return [root for root in dict.fromkeys(found) if root.is_dir()]
 
 
-def encoders() -> dict[str, Path]:
+def list_encoders() -> dict[str, Path]:
     """Find every ChatGLM3 and GLM-4 under the roots by its name there: single files, folders with shards and their index."""
     found: dict[str, Path] = {}
-    for root in roots():
-        for path in sorted(candidates(root)):
-            if told(path, folders.changed(path)):
+    for root in list_roots():
+        for path in sorted(list_candidates(root)):
+            if is_text_encoder(path, folders.changed(path)):
                 found.setdefault(path.relative_to(root).as_posix(), path)
     return found
 
 
-def candidates(root: Path) -> Iterator[Path]:
+def list_candidates(root: Path) -> Iterator[Path]:
     for path in root.rglob(f"*{SUFFIX}"):
         yield path
     for path in root.rglob("*.index*.json"):
@@ -56,16 +56,16 @@ def candidates(root: Path) -> Iterator[Path]:
 
 
 @functools.lru_cache(maxsize=4096)
-def told(path: Path, _when: int) -> bool:
+def is_text_encoder(path: Path, _when: int) -> bool:
     return is_encoder(path) or is_glm(path)
 
 
 def encoder_path(name: str) -> Path:
     """Return the encoder behind a name of the list. Raises CheckpointError for one that is not there (any more)."""
-    found = encoders()
+    found = list_encoders()
     if name not in found:
         raise CheckpointError(
-            f"There is no ChatGLM3 or GLM-4 {name!r} in {', '.join(map(str, roots()))}. Put chatglm3-fp16.safetensors "
+            f"There is no ChatGLM3 or GLM-4 {name!r} in {', '.join(map(str, list_roots()))}. Put chatglm3-fp16.safetensors "
             "into models/LLM, or the Kolors or CogView4 folder with its text_encoder into models/diffusers."
         )
     return found[name]
@@ -83,14 +83,14 @@ def vocabulary_for(source: Path) -> Path:
         if encoder is not chatglm3:
             raise
         weights = open_weights(source)
-        for root in roots():
+        for root in list_roots():
             for path in sorted(root.rglob(chatglm3.VOCABULARY)):
-                if fits(path, weights):
+                if fits_encoder(path, weights):
                     return path
         raise
 
 
-def fits(vocabulary: Path, weights: Weights) -> bool:
+def fits_encoder(vocabulary: Path, weights: Weights) -> bool:
     try:
         chatglm3.load_tokenizer(vocabulary, weights)
     except CheckpointError:
@@ -102,14 +102,14 @@ def fits(vocabulary: Path, weights: Weights) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def marked(path: str, _when: int) -> bool:
+def is_prompt_file(path: str, _when: int) -> bool:
     return is_prompt(path)
 
 
 def holds_prompt(name: str) -> bool:
     """Tell whether a file of models/tadisr is a prompt file; False for a broken one."""
     path = folder_paths.get_full_path(folders.FOLDER, name)
-    return path is not None and marked(path, folders.changed(path))
+    return path is not None and is_prompt_file(path, folders.changed(path))
 
 
 def prompt_names() -> list[str]:
@@ -125,7 +125,7 @@ def prompt_path(name: str) -> Path:
     return Path(path)
 
 
-def target(name: str) -> Path:
+def target_path(name: str) -> Path:
     """Return the file in models/tadisr for a name typed by the user. Raises ConfigError for one that is no name."""
     stem = name.strip().removesuffix(SUFFIX)
     if not NAME.fullmatch(stem) or stem.endswith((".", " ")):

@@ -22,13 +22,13 @@ TEXT = "TADiSR/text"
 DETAIL = TrunkConfig.detail
 
 
-def aliases(*names: str) -> dict[str, Any]:
+def search_aliases(*names: str) -> dict[str, Any]:
     """Return search words of a node; ComfyUI before 0.4 does not have them."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return {"search_aliases": list(names)} if "search_aliases" in known else {}
 
 
-def folded(shown: InputT) -> InputT:
+def fold_away(shown: InputT) -> InputT:
     """Mark an input as advanced: the page folds it away."""
     shown.extra_dict["advanced"] = True
     return shown

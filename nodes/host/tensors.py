@@ -38,12 +38,14 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def from_mask(mask: Tensor) -> Tensor:
-    """MASK (B, H, W), or (H, W) as some nodes give it -> (B, 1, H, W)."""
+    """Convert MASK (B, H, W), or (H, W) as some nodes give it, to (B, 1, H, W)."""
     return mask.reshape(-1, 1, *mask.shape[-2:])
 
 
 def guide_of(mask: Tensor | None, tell: Callable[[str], object]) -> Tensor | None:
-    """An edited mask as (B, 1, H, W); None for none, and for the empty one of an image without transparency, which is said."""
+    """Convert an edited mask to (B, 1, H, W); None for none, and for the empty one of an image without transparency, with a
+    message.
+    """
     if mask is None:
         return None
     if mask.shape[-2:] == EMPTY and not mask.any():
@@ -58,6 +60,6 @@ def to_mask(mask: Tensor) -> Tensor:
 
 
 def to_outputs(result: Upscaled) -> io.NodeOutput:
-    """Give a result as IMAGE, MASK of the text and MASK of the certainty; without one it is all 0."""
+    """Convert a result to IMAGE, MASK of the text and MASK of the certainty; without one it is all 0."""
     certainty = torch.zeros_like(result.mask) if result.certainty is None else result.certainty
     return io.NodeOutput(to_comfy(result.image), to_mask(result.mask), to_mask(certainty))

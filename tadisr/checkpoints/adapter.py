@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..errors import CheckpointError, ConfigError
 from ..model import TADiSR, check_buildable
-from ..model.lora import Whole, lora_state, merge, updates
-from ..model.precision import FP8, LowRank, follow, place
+from ..model.lora import Whole, lora_state, merge_update, read_updates
+from ..model.precision import FP8, LowRank, follow_input_dtype, place_tensor
 from ..prompt import EncodedPrompt, Prompt, use_prompt
 from ..safetensors_file import write_safetensors
 from ..validation import parse_json
@@ -47,12 +47,12 @@ class Checkpoint:
 
 
 def read_header(path: str | Path) -> Checkpoint:
-    """What a checkpoint says of itself. Raises CheckpointError for a missing, truncated or foreign file."""
+    """Read a checkpoint's header. Raises CheckpointError if the file is missing, truncated or foreign."""
     return _header(read_table(path))
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """The config of a checkpoint that is to be loaded: it builds a network that runs. Raises CheckpointError."""
+    """Read a checkpoint's config and check that it builds a network that runs. Raises CheckpointError."""
     config = read_header(path).config
     try:
         check_buildable(config)
@@ -107,13 +107,13 @@ class Fingerprint:
         self.lines[name] = f"{name} {tuple(tensor.shape)} {values}"
 
     def digest(self) -> str | None:
-        """None for weights of which only a rounded copy was seen."""
+        """Return the digest; None if only a rounded copy of the weights was seen."""
         text = "".join(self.lines[name] for name in sorted(self.lines))
         return hashlib.sha256(text.encode()).hexdigest() if self.exact else None
 
 
-def tensors_of(model: TADiSR) -> dict[str, Tensor]:
-    """The trained part of a model under the names it has on disk."""
+def trained_tensors(model: TADiSR) -> dict[str, Tensor]:
+    """Return a model's trained tensors by their names on disk."""
     tensors = {f"{part}.{k}": v for part in ADDED for k, v in _part(model, part).items()}
     lora = model.config.lora
     for part in model.config.parts:
@@ -132,7 +132,7 @@ def _part(model: TADiSR, name: str) -> dict[str, Tensor]:
     return {} if part is None else part.state_dict()
 
 
-def save(
+def save_checkpoint(
     model: TADiSR,
     path: str | Path,
     *,
@@ -140,15 +140,15 @@ def save(
     tensors: dict[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model's trained part. `tensors` replaces its own (an EMA's), `dtype` casts what is floating."""
-    tensors = tensors_of(model) if tensors is None else tensors
+    """Write a model's trained part. tensors: instead of its own (an EMA's); dtype: of floating-point tensors."""
+    tensors = trained_tensors(model) if tensors is None else tensors
     base: dict[str, Any] = {}
     if model.config.lora is not None:
         base = {"name": model.config.name, "digest": model.base_digest}
-    write(path, model.config, tensors, base=base, training=training, dtype=dtype)
+    write_checkpoint(path, model.config, tensors, base=base, training=training, dtype=dtype)
 
 
-def write(
+def write_checkpoint(
     path: str | Path,
     config: ModelConfig,
     tensors: dict[str, Tensor],
@@ -157,7 +157,7 @@ def write(
     training: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """A file of ours from what it holds, whole or not at all."""
+    """Write a checkpoint from config, tensors and header fields, whole or not at all."""
     path = Path(path)
     cast = {k: _storable(v, dtype) for k, v in tensors.items()}
     metadata = {
@@ -183,9 +183,9 @@ def load_tensors(
     compute: torch.dtype | None = None,
     strength: float = 1.0,
     prompt: EncodedPrompt | None = None,
-    apply: Callable[[nn.Module, str, LowRank | Whole], object] = merge,
+    apply: Callable[[nn.Module, str, LowRank | Whole], object] = merge_update,
 ) -> None:
-    """Put a file's tensors into a model that was built from its config, LoRA merged into the base.
+    """Load a file's tensors into a model built from its config, and merge LoRA into the base.
 
     dtype: what the tensors become; fp8 only the denoiser's matrices, the rest `compute` (default float32). strength: of
     the LoRA, and of what was trained whole. prompt: in place of the one that the file carries. apply(part, parameter's
@@ -201,7 +201,7 @@ def load_tensors(
         for part in model.config.parts:
             lora = _pop(tensors, f"{part}_lora.")
             module = model.get_submodule(part)
-            for name, update in updates(module, lora, model.config.lora.alpha, str(path), strength=strength):
+            for name, update in read_updates(module, lora, model.config.lora.alpha, str(path), strength=strength):
                 apply(module, name, update)
         for layer in model.config.lora.unet_whole:
             whole = _pop(tensors, f"{model.config.denoiser}.{layer}.")
@@ -229,7 +229,7 @@ def load_tensors(
 
 
 def check_base(header: Checkpoint, given: dict[str, str | None]) -> None:
-    """Raises CheckpointError when a part of the base is not the one that the adapter was trained on, where that is known."""
+    """Raise CheckpointError if a part of the base is known not to be the one that the adapter was trained on."""
     for part, digest in (header.base.get("digest") or {}).items():
         own = given.get(part)
         if digest and own and digest != own:
@@ -262,6 +262,6 @@ def _check(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
 def _load_strict(module: nn.Module, tensors: dict[str, Tensor], where: str, dtype: torch.dtype, fp8: bool) -> None:
     _check(module, tensors, where)
     if fp8:
-        follow(module)
+        follow_input_dtype(module)
     for name, tensor in tensors.items():
-        place(module, name, tensor, dtype=dtype, fp8=fp8)
+        place_tensor(module, name, tensor, dtype=dtype, fp8=fp8)

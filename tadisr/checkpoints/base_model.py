@@ -21,8 +21,8 @@ from ..model.precision import FP8
 from ..model.vae import build_vae
 from . import key_mapping
 from .adapter import Fingerprint
-from .detect import matched
-from .tensor_index import Table, find_table, part_folder
+from .detect import match_names
+from .tensor_index import Table, find_part_folder, find_table
 
 Source = str | Path | Table  # where a part is: a path, or a table that is known already
 Exact = Callable[[str, torch.Size], bool]  # whether the tensor `unet.conv_in.weight` of this shape stays float32
@@ -38,7 +38,8 @@ def load_base(
     empty: bool = False,
     exact: Exact | None = None,
 ) -> TADiSR:
-    """A model of `config` on the base's weights; what TADiSR adds to it is new, in float32, or `empty`: on meta.
+    """Load the base's weights into a model of `config`; what TADiSR adds to it is new, in float32, or `empty`: on the meta
+    device.
 
     base: the folder of a diffusers model or the one file of its denoiser; vae: a folder or file of its own, which a
     single-file denoiser needs. dtype: the weights are stored in it; compute: what fp8 is computed in, default float32.
@@ -59,7 +60,7 @@ def load_base(
 def find_base(
     base: Source | None, config: ModelConfig, *, vae: Source | None = None, dtype: torch.dtype = torch.float32
 ) -> dict[str, Table]:
-    """The tables of the base's parts, read from headers alone. Raises CheckpointError."""
+    """Find the tables of the base's parts, from headers only. Raises CheckpointError."""
     denoiser = config.denoiser
     if base is None:
         raise CheckpointError(
@@ -68,7 +69,7 @@ def find_base(
         )
     table = _table(base, denoiser, dtype)
     if vae is None:
-        if isinstance(base, Table) or part_folder(Path(base), "vae").name != "vae":
+        if isinstance(base, Table) or find_part_folder(Path(base), "vae").name != "vae":
             raise CheckpointError(
                 f"{table.where} brings no VAE: give one, SDXL's sdxl_vae.safetensors or the vae folder of {config.name}."
             )
@@ -81,24 +82,24 @@ def _table(source: Source, part: str, dtype: torch.dtype) -> Table:
 
 
 def build_part(config: ModelConfig, part: str) -> nn.Module:
-    """A part of the base, its tensors without memory."""
+    """Build a part of the base on the meta device."""
     with torch.device("meta"):
         if part == "vae":
             return build_vae(config)
         return build_denoiser(config)
 
 
-def name_table(config: ModelConfig, part: str, module: nn.Module, table: Table) -> dict[str, str]:
-    """{name in the module: name in the table}. Raises CheckpointError for a table that is no such part."""
+def match_part(config: ModelConfig, part: str, module: nn.Module, table: Table) -> dict[str, str]:
+    """Match the module's names with the table's. Raises CheckpointError if the table is another part or model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     same = {name: name for name in shapes}
     if part == "vae":
-        schemes = [same, key_mapping.vae_names(shapes, config.vae), key_mapping.old_vae_names(shapes)]
+        schemes = [same, key_mapping.map_vae_names(shapes, config.vae), key_mapping.map_old_vae_names(shapes)]
     elif part == "unet":
-        schemes = [same, key_mapping.unet_names(shapes, config.unet)]
+        schemes = [same, key_mapping.map_unet_names(shapes, config.unet)]
     else:
         schemes = [same]
-    return matched(table, shapes, schemes)
+    return match_names(table, shapes, schemes)
 
 
 def load_part(
@@ -110,12 +111,12 @@ def load_part(
     compute: torch.dtype,
     exact: Exact | None = None,
 ) -> tuple[nn.Module, str | None]:
-    """One part with the table's tensors, and their digest."""
+    """Load one part of the base from a table; return it and its digest."""
     module = build_part(config, part)
-    known = name_table(config, part, module, table)
+    known = match_part(config, part, module, table)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if dtype == FP8:
-        precision.follow(module)
+        precision.follow_input_dtype(module)
 
     def kind(name: str) -> torch.dtype:
         return torch.float32 if exact is not None and exact(f"{part}.{name}", shapes[name]) else compute
@@ -124,9 +125,9 @@ def load_part(
         quantised = dtype == FP8 and precision.stored_in_fp8(name, shapes[name])
         return own == (FP8 if quantised else kind(name))
 
-    digest, work = Fingerprint(), precision.working_memory() if dtype == FP8 else None
+    digest, work = Fingerprint(), precision.allocate_workspace() if dtype == FP8 else None
     for name, tensor in table.read(known, stays):
         tensor = tensor.reshape(shapes[name])
         digest.add(f"{part}.{name}", tensor)
-        precision.place(module, name, tensor, dtype=kind(name), fp8=dtype == FP8, work=work)
+        precision.place_tensor(module, name, tensor, dtype=kind(name), fp8=dtype == FP8, work=work)
     return module.eval().requires_grad_(False), digest.digest()

@@ -20,10 +20,10 @@ NEWER = (
 )
 
 
-def matched(
+def match_names(
     table: Table, shapes: Mapping[str, tuple[int, ...]], schemes: Iterable[Mapping[str, str]]
 ) -> dict[str, str]:
-    """{name in the model: name in the table}, by the scheme of names and the prefix that fit best.
+    """Match the model's tensor names with the table's by the naming scheme and prefix that fit best.
 
     shapes: of the model. schemes: {name in the model: name in a file} each. Raises CheckpointError that says what the
     table is instead. A matrix may be a 1x1 convolution in the file, and the other way round.
@@ -64,10 +64,10 @@ def _sentence(
     unknown: list[str],
     wrong: list[str],
 ) -> str:
-    kind = what_is(table)
+    kind = describe_table(table)
     if missing and not unknown and not wrong and all(name.startswith("encoder_hid_proj.") for name in missing):
         kind = EARLY
-    expected = what_is(Table("", {name: Entry(torch.float32, shape) for name, shape in shapes.items()}))
+    expected = describe_table(Table("", {name: Entry(torch.float32, shape) for name, shape in shapes.items()}))
     if kind == EARLY:
         return f"{table.where} is {kind}: {NEWER}"
     if kind != expected:
@@ -83,8 +83,8 @@ def _sentence(
     return f"{table.where} is not this base, though it looks like {kind}: it {', and '.join(what)}."
 
 
-def what_is(table: Table) -> str:
-    """A noun for what a file holds. Cheap: from its header alone."""
+def describe_table(table: Table) -> str:
+    """Describe in a noun what a file holds, from its header only."""
     names = table.entries.keys()
     if "tadisr.format" in table.metadata:
         return "one of TADiSR's own files"

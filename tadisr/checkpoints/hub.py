@@ -111,7 +111,7 @@ class Remote:
         return folder / self.path
 
     def part(self, folder: Path) -> Path:
-        """Where it grows; another version of the file grows elsewhere."""
+        """Return the path of the incomplete file; another version of the file has another one."""
         local = self.local(folder)
         return local.with_name(f".{local.name}.{self.digest[:12]}.part")
 
@@ -127,46 +127,47 @@ class Plan:
     wanted: list[Remote]
     missing: list[Remote]
 
-    def bytes_left(self, folder: Path) -> int:
+    def count_bytes_left(self, folder: Path) -> int:
+        """Count the bytes that are still to be downloaded."""
         return sum(file.size - size_of(file.part(folder)) for file in self.missing)
 
 
-def plan(
+def plan_download(
     source: Source, folder: Path, *, parts: tuple[str, ...] | None = None, repo: str | None = None, endpoint: str | None = None
 ) -> Plan:  # fmt: skip
-    """Ask the hub what there is. Files in `folder` count as there when size and digest are right.
+    """List a source's files on the hub, and compare them with those in `folder` by size and digest.
 
     parts: other ones than the source's default. repo: another one with the same files. endpoint: a mirror of the hub;
     None is what HF_ENDPOINT says. Raises TADiSRError where the hub cannot be asked, or has not got the files.
     """
-    hub = library()
+    hub = import_hub()
     endpoint = str(endpoint or hub.constants.ENDPOINT).rstrip("/")
     repo = repo or source.repo
-    with explained(f"{repo} cannot be listed at {endpoint}"):
+    with explain_errors(f"{repo} cannot be listed at {endpoint}"):
         info = hub.HfApi(endpoint=endpoint).model_info(repo, files_metadata=True)
     listed = {sibling.rfilename: sibling for sibling in info.siblings or []}
     names: list[str] = []
     for glob in [glob for part in parts or source.default for glob in source.parts[part]]:
-        found = [name for name in sorted(listed) if matches(name, glob)]
+        found = [name for name in sorted(listed) if matches_glob(name, glob)]
         if not found:
             raise TADiSRError(f"{repo} at {endpoint} has no {glob} (any more): name another one with --repo.")
         names += found
-    wanted = [remote(listed[name], source.digests) for name in dict.fromkeys(names)]
-    missing = [file for file in wanted if not there(file, folder)]
+    wanted = [check_listed(listed[name], source.digests) for name in dict.fromkeys(names)]
+    missing = [file for file in wanted if not is_complete(file, folder)]
     tag = getattr(info.card_data, "license", None)
     licence = f"{source.licence} (the hub's tag: {tag})" if tag else source.licence
     return Plan(repo, info.sha or "main", endpoint, licence, wanted, missing)
 
 
-def matches(name: str, glob: str) -> bool:
-    """As a shell's: a star does not go into a folder."""
+def matches_glob(name: str, glob: str) -> bool:
+    """Match a path against a glob as a shell does: a star does not match a slash."""
     path, pattern = PurePosixPath(name), PurePosixPath(glob)
     same = len(path.parts) == len(pattern.parts)
     return same and all(map(fnmatch.fnmatchcase, path.parts, pattern.parts))
 
 
-def remote(sibling: Any, digests: dict[str, str]) -> Remote:
-    """A listed file. Raises TADiSRError for a name that would leave the folder, and for other bytes than published."""
+def check_listed(sibling: Any, digests: dict[str, str]) -> Remote:
+    """Check a listed file. Raises TADiSRError for a path outside the folder, or a digest other than the published one."""
     path = PurePosixPath(sibling.rfilename)
     if path.is_absolute() or ".." in path.parts or "\\" in sibling.rfilename or ":" in sibling.rfilename:
         raise TADiSRError(f"The hub lists a file {sibling.rfilename!r} outside its repository: nothing is downloaded.")
@@ -182,30 +183,32 @@ def remote(sibling: Any, digests: dict[str, str]) -> Remote:
     return Remote(sibling.rfilename, sibling.size, listed)
 
 
-def fetch(plan: Plan, folder: Path) -> None:
-    """Download what is missing, one file after another, each with a progress bar.
+def download_missing(plan: Plan, folder: Path) -> None:
+    """Download the missing files one after another, each with a progress bar.
+
+    Raises TADiSRError for a full disk, a lost connection (run again: it resumes) and a wrong digest.
 
     Raises TADiSRError for a full disk, a connection that does not come back (run again: it goes on) and a wrong digest.
     """
     check_space(plan, folder)
     for file in plan.missing:
-        fetch_one(plan, file, folder)
+        download_file(plan, file, folder)
 
 
 def check_space(plan: Plan, folder: Path) -> None:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free, needed = shutil.disk_usage(existing).free, plan.bytes_left(folder)
+    free, needed = shutil.disk_usage(existing).free, plan.count_bytes_left(folder)
     if needed > free:
         raise TADiSRError(
-            f"{readable(needed)} are to come, the disk of {existing} has {readable(free)} free: make room, or give "
+            f"{format_size(needed)} are to come, the disk of {existing} has {format_size(free)} free: make room, or give "
             "another folder with --to."
         )
 
 
-def fetch_one(plan: Plan, file: Remote, folder: Path) -> None:
-    hub = library()
+def download_file(plan: Plan, file: Remote, folder: Path) -> None:
+    hub = import_hub()
     part = file.part(folder)
-    with explained(f"{file.path} could not be fetched from {plan.endpoint}", folder):
+    with explain_errors(f"{file.path} could not be fetched from {plan.endpoint}", folder):
         part.parent.mkdir(parents=True, exist_ok=True)
         if size_of(part) > file.size:
             part.unlink()
@@ -233,8 +236,8 @@ def fetch_one(plan: Plan, file: Remote, folder: Path) -> None:
 # ---- helpers --------------------------------------------------------------------------------------------------------
 
 
-def library() -> Any:
-    """huggingface_hub, imported only where something is to be downloaded."""
+def import_hub() -> Any:
+    """Import huggingface_hub, which only downloads need."""
     import huggingface_hub
     from huggingface_hub import constants, file_download, utils  # noqa: F401 (as attributes of the package)
 
@@ -242,17 +245,17 @@ def library() -> Any:
 
 
 @contextmanager
-def explained(what: str, folder: Path | None = None) -> Iterator[None]:
-    """One sentence for what the disk, the connection or the hub's library raises; the kinds differ by its version."""
+def explain_errors(what: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn errors of the disk, the connection or huggingface_hub (whose classes differ by version) into TADiSRError."""
     try:
         yield
     except TADiSRError:
         raise
     except Exception as error:
-        raise TADiSRError(f"{what}: {reason(error, folder)}") from error
+        raise TADiSRError(f"{what}: {explain_error(error, folder)}") from error
 
 
-def reason(error: Exception, folder: Path | None) -> str:
+def explain_error(error: Exception, folder: Path | None) -> str:
     name = type(error).__name__
     if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk of {folder} is full. What came is kept: make room and run the command again."
@@ -266,7 +269,7 @@ def reason(error: Exception, folder: Path | None) -> str:
     return f"{line} What came is kept: run the command again, it goes on there." if folder else line
 
 
-def there(file: Remote, folder: Path) -> bool:
+def is_complete(file: Remote, folder: Path) -> bool:
     local = file.local(folder)
     return (
         size_of(local) == file.size and local.is_file() and hash_file(local, git_blob=not file.is_sha256) == file.digest
@@ -277,6 +280,6 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def readable(count: int) -> str:
+def format_size(count: int) -> str:
     unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB")) if count >= u / 10), (1e3, "kB"))
     return f"{count / unit:.2f} {name}"

@@ -18,8 +18,8 @@ ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_ou
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def unet_names(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
-    """{diffusers name: LDM name} of a U-Net's tensors."""
+def map_unet_names(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
+    """Map diffusers' names of a U-Net's tensors to LDM's."""
     places = _unet_places(config)
     return {name: _rename(name, places, RESNET if ".resnets." in name else {}) for name in names}
 
@@ -55,8 +55,8 @@ def _unet_places(config: dict[str, Any]) -> dict[str, str]:
     return places
 
 
-def vae_names(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
-    """{diffusers name: LDM name} of an AutoencoderKL's tensors. LDM's attention holds 1x1 convolutions for matrices."""
+def map_vae_names(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
+    """Map diffusers' names of an AutoencoderKL's tensors to LDM's, whose attention holds 1x1 convolutions."""
     places: dict[str, str] = {}
     last = len(config["block_out_channels"]) - 1
     for side, blocks, resample in (("encoder", "down", "downsample"), ("decoder", "up", "upsample")):
@@ -72,8 +72,8 @@ def vae_names(names: Iterable[str], config: dict[str, Any]) -> dict[str, str]:
     return {name: _rename(name, places, ATTENTION | {"conv_shortcut": "nin_shortcut"}) for name in names}
 
 
-def old_vae_names(names: Iterable[str]) -> dict[str, str]:
-    """{diffusers name: the name it had before 0.18}."""
+def map_old_vae_names(names: Iterable[str]) -> dict[str, str]:
+    """Map a VAE's names to those that diffusers used before 0.18."""
     back = {new: old for old, new in OLD_ATTENTION.items()}
     return {name: _rename(name, {}, back) if ".attentions." in name else name for name in names}
 

@@ -15,9 +15,9 @@ from ..errors import CheckpointError
 from ..file_digest import hash_file
 from ..presets import preset
 from ..prompt import EncodedPrompt, Prompt
-from ..validation import shorten
+from ..validation import shorten_value
 from .pickle_file import read_pickle
-from .release_layout import VAE, Table, decoder_table, denoiser_table, vae_table
+from .release_layout import VAE, Table, list_decoder, list_denoiser, list_vae
 
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DECODERS = ("js_decoder", "mi_decoder")  # the same table under its later and its earlier name
@@ -80,20 +80,20 @@ class Imported:
 def read_release(
     path: str | Path, *, prompt: EncodedPrompt | None = None, config: ModelConfig | None = None
 ) -> Imported:
-    """A pickle of the authors, every name, shape and shared tensor checked. Raises CheckpointError.
+    """Read one of the authors' pickles and check every name, shape and shared tensor. Raises CheckpointError.
 
     prompt: what the adapter is to carry, else it asks for one when it is loaded. config: of which the file is, by
     itself told by its tables.
     """
     path = Path(path)
     state = load_pickle(path)
-    config = preset(kind_of(state, path)) if config is None else config
+    config = preset(detect_preset(state, path)) if config is None else config
     lora, part = cast(LoRAConfig, config.lora), config.denoiser
     decoder = next((name for name in DECODERS if name in state), DECODERS[0])
     expected = {
-        f"state_dict_{part}": denoiser_table(config),
-        "state_dict_vae": vae_table(config),
-        decoder: decoder_table(config),
+        f"state_dict_{part}": list_denoiser(config),
+        "state_dict_vae": list_vae(config),
+        decoder: list_decoder(config),
     }
     settings = {f"rank_{part}": lora.unet_rank, f"{part}_lora_target_modules": set(lora.unet_targets)}
     check_entries(state, expected, settings, path)
@@ -101,15 +101,15 @@ def read_release(
     for name, table in expected.items():
         check_table(state[name], table, f"{path}, {name}")
         for ours, names in table.ours.items():
-            tensors[ours] = joined(ours, {one: state[name][one] for one in names}, lora, f"{path}, {name}")
+            tensors[ours] = join_tensors(ours, {one: state[name][one] for one in names}, lora, f"{path}, {name}")
     if prompt is not None:
-        carried = Prompt(config.prompt).replaced(prompt)
+        carried = Prompt(config.prompt).replace_by(prompt)
         config = replace(config, prompt=carried.config)
         tensors |= {f"prompt.{name}": tensor for name, tensor in carried.state_dict().items()}
-    return described(path, config, tensors)
+    return describe_release(path, config, tensors)
 
 
-def described(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Imported:
+def describe_release(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Imported:
     digest, published = hash_file(path), PUBLISHED[config.name]
     genuine = digest == published.sha256
     record = {
@@ -120,7 +120,7 @@ def described(path: Path, config: ModelConfig, tensors: dict[str, Tensor]) -> Im
 
 
 def load_pickle(path: Path) -> Mapping[str, Any]:
-    """The file's entries, its tensors mapped, nothing in it run. Raises CheckpointError."""
+    """Load the file's entries with mapped tensors, without running anything in it. Raises CheckpointError."""
     state = read_pickle(path, WRONG)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, expected tables of tensors. {WRONG}")
@@ -130,8 +130,8 @@ def load_pickle(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def kind_of(state: Mapping[str, Any], path: Path) -> str:
-    """The preset that a pickle is of, told by its tables. Raises CheckpointError."""
+def detect_preset(state: Mapping[str, Any], path: Path) -> str:
+    """Detect the preset of a pickle from its tables. Raises CheckpointError."""
     for name in PUBLISHED:
         if f"state_dict_{preset(name).denoiser}" in state:
             return name
@@ -141,7 +141,7 @@ def kind_of(state: Mapping[str, Any], path: Path) -> str:
 def check_entries(
     state: Mapping[str, Any], tables: Mapping[str, Table], settings: Mapping[str, Any], path: Path
 ) -> None:
-    """Raises CheckpointError unless the file has these entries and no others, and was trained with these settings."""
+    """Raise CheckpointError unless the file has exactly these entries and was trained with these settings."""
     wanted = {*tables, *settings}
     for word, names in (("lacks", wanted - state.keys()), ("has the unknown entry", state.keys() - wanted)):
         if names:
@@ -151,14 +151,14 @@ def check_entries(
         if isinstance(value, set) and isinstance(found, (list, tuple, set)) and all(isinstance(x, str) for x in found):
             found = set(found)
         if type(found) is not type(value) or found != value:
-            raise CheckpointError(f"{path} has {name} {shorten(found)}, expected {value}. {WRONG}")
+            raise CheckpointError(f"{path} has {name} {shorten_value(found)}, expected {value}. {WRONG}")
     for name in tables:
         if not isinstance(state[name], Mapping):
             raise CheckpointError(f"{path} has no table in {name}. {WRONG}")
 
 
 def check_table(found: Mapping[str, Any], table: Table, where: str) -> None:
-    """Raises CheckpointError for a name too few or too many, another shape, and values that are no numbers."""
+    """Raise CheckpointError for a missing or unknown name, another shape, or values that are not finite numbers."""
     missing, unknown = sorted(table.shapes.keys() - found.keys()), sorted(found.keys() - table.shapes.keys())
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"has the unknown tensor {unknown[0]}"
@@ -175,8 +175,8 @@ def check_table(found: Mapping[str, Any], table: Table, where: str) -> None:
             raise CheckpointError(f"{where}: {name} has NaN or infinite values. {WRONG}")
 
 
-def joined(ours: str, named: dict[str, Tensor], lora: LoRAConfig, where: str) -> Tensor:
-    """The one tensor that stands under several names: a skip convolution with its LoRA, or two names for the same."""
+def join_tensors(ours: str, named: dict[str, Tensor], lora: LoRAConfig, where: str) -> Tensor:
+    """Join what is stored under several names: a skip convolution and its LoRA, or two names of one tensor."""
     tensors = list(named.values())
     if len(tensors) == 1:
         return tensors[0].float()

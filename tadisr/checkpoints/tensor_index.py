@@ -15,9 +15,18 @@ import torch
 
 from ..errors import CheckpointError
 from ..safetensors_file import Entry, Table, check_finite, read_table
-from ..validation import parse_json, shorten
+from ..validation import parse_json, shorten_value
 
-__all__ = ["Entry", "Table", "check_finite", "find_table", "part_folder", "read_index", "read_shards", "read_table"]
+__all__ = [
+    "Entry",
+    "Table",
+    "check_finite",
+    "find_part_folder",
+    "find_table",
+    "read_index",
+    "read_shards",
+    "read_table",
+]
 
 STEM = "diffusion_pytorch_model"
 SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.safetensors$")
@@ -27,7 +36,7 @@ SHARD = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.safetensors$")
 
 
 def find_table(path: str | Path, part: str, *, dtype: torch.dtype = torch.float16) -> Table:
-    """The weights of one part (`unet`, `vae`, ...) of a model, from wherever a user has them.
+    """Find the weights of one part (`unet`, `vae`, ...) of a model, wherever a user has them.
 
     path: a file, the folder of a whole diffusers model, the folder of the part itself, or a hub cache folder
     (models--OWNER--NAME). dtype: of several variants the one that serves it best is taken. Raises CheckpointError.
@@ -37,8 +46,8 @@ def find_table(path: str | Path, part: str, *, dtype: torch.dtype = torch.float1
         return read_index(path) if path.suffix == ".json" else read_table(path)
     if not path.is_dir():
         raise CheckpointError(f"There is no file or folder {path}.")
-    folder = part_folder(path, part)
-    found = variants(folder)
+    folder = find_part_folder(path, part)
+    found = list_variants(folder)
     if not found:
         raise CheckpointError(_nothing(path, folder, part))
     full = dtype == torch.float32
@@ -47,8 +56,8 @@ def find_table(path: str | Path, part: str, *, dtype: torch.dtype = torch.float1
     return found[best]()
 
 
-def part_folder(path: Path, part: str) -> Path:
-    """The folder of a part within a model's folder, which may be a hub cache, or the part's folder itself."""
+def find_part_folder(path: Path, part: str) -> Path:
+    """Find the folder of a part in a model's folder, a hub cache, or the part's folder itself."""
     snapshots = path / "snapshots"
     if snapshots.is_dir():
         kept = [folder for folder in snapshots.iterdir() if (folder / part).is_dir()]
@@ -56,8 +65,8 @@ def part_folder(path: Path, part: str) -> Path:
     return path / part if (path / part).is_dir() else path
 
 
-def variants(folder: Path) -> dict[str, Callable[[], Table]]:
-    """The variants of a part's weights in a folder: fp16, or "" for the one without a name."""
+def list_variants(folder: Path) -> dict[str, Callable[[], Table]]:
+    """List the variants of a part's weights in a folder: fp16, or "" for the one without a name."""
     found: dict[str, Callable[[], Table]] = {}
     groups: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"{STEM}*.safetensors")):
@@ -79,10 +88,10 @@ def _variant(stem: str) -> str:
 
 
 def read_index(path: Path) -> Table:
-    """All shards that an index lists. Raises CheckpointError for a shard that is missing, cut short or another one's."""
+    """Read all shards that an index lists. Raises CheckpointError for a missing, truncated or foreign shard."""
     try:
         index = parse_json(path.read_text("utf-8"))
-        names = shard_names(index)
+        names = list_shards(index)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} is no index of shards ({error}): download it again.") from error
     places: dict[str, str] = index["weight_map"]
@@ -102,19 +111,19 @@ def read_index(path: Path) -> Table:
     return Table(str(path.parent), entries)
 
 
-def shard_names(index: Any) -> list[str]:
-    """The files that a parsed index lists, sorted. Raises ValueError for what is no index, or leads out of its folder."""
+def list_shards(index: Any) -> list[str]:
+    """List the files in a parsed index, sorted. Raises ValueError for what is no index, or leads out of its folder."""
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict):
         raise ValueError("it has no weight_map")
     for value in places.values():
         if not isinstance(value, str) or not 0 < len(value) < 256 or set(value) & set("/\\\0") or value in (".", ".."):
-            raise ValueError(f"its weight_map names {shorten(value)}, expected a file beside it")
+            raise ValueError(f"its weight_map names {shorten_value(value)}, expected a file beside it")
     return sorted(set(places.values()))
 
 
 def read_shards(paths: list[Path]) -> Table:
-    """Shards whose index is missing, all of them by their numbers."""
+    """Read shards whose index is missing, checked for completeness by their numbers."""
     numbers = [SHARD.match(path.name) for path in paths]
     count = max(int(number[3]) for number in numbers if number)
     have = {int(number[2]) for number in numbers if number}

@@ -41,19 +41,19 @@ def run(arguments: argparse.Namespace) -> int:
     unknown = [part for part in arguments.parts or () if part not in source.parts]
     if unknown:
         raise TADiSRError(f"{arguments.what} has no part {unknown[0]!r}; known are {', '.join(source.parts)}.")
-    plan = hub.plan(
+    plan = hub.plan_download(
         source, folder, parts=tuple(arguments.parts or ()) or None, repo=arguments.repo, endpoint=arguments.endpoint
     )
     print(f"{plan.repo} at {plan.endpoint}, revision {plan.commit[:12]}\nLicence: {plan.licence}")
     for file in plan.wanted:
         state = "" if file in plan.missing else "  (there)"
-        print(f"  {hub.readable(file.size):>10}  {file.path}{state}")
+        print(f"  {hub.format_size(file.size):>10}  {file.path}{state}")
     if plan.missing:
-        print(f"{hub.readable(plan.bytes_left(folder))} to fetch into {folder.absolute()}")
+        print(f"{hub.format_size(plan.count_bytes_left(folder))} to fetch into {folder.absolute()}")
         if not (arguments.yes or agreed()):
             print("Nothing was downloaded.")
             return 1
-        hub.fetch(plan, folder)
+        hub.download_missing(plan, folder)
     print(f"All {len(plan.wanted)} files are in {folder.absolute()}, their digests are right. {source.after}")
     return 0
 

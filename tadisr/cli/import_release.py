@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = None if arguments.prompt is None else read_prompt(arguments.prompt)
     found = read_release(arguments.file, prompt=prompt)
     name, published = found.config.name, PUBLISHED[found.config.name]
-    adapter.write(arguments.out, found.config, found.tensors, base={"name": name}, training=found.record)
+    adapter.write_checkpoint(arguments.out, found.config, found.tensors, base={"name": name}, training=found.record)
     print(f"{arguments.out}: {name}, {len(found.tensors)} tensors, {arguments.out.stat().st_size:,} bytes.")
     if found.genuine:
         print(f"{arguments.file} is {published.file} as it was published (sha256 {published.sha256[:12]}).")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..allocator import keep_buffers
 from ..checkpoints import adapter
-from ..devices import placement
+from ..devices import choose_placement
 from ..errors import TADiSRError
 from ..file_digest import hash_file
 from ..inference.upscale import COMPACT, load
@@ -92,10 +92,10 @@ def run_info(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    device, dtype = placement(arguments)
+    device, dtype = choose_placement(arguments)
     model = load(
         arguments.model, base=arguments.base, vae=arguments.vae, device=device, dtype=dtype, strength=arguments.strength
     )
-    report = benchmark.measure(model, size=arguments.size, batch=arguments.batch, runs=arguments.runs)
+    report = benchmark.measure_stages(model, size=arguments.size, batch=arguments.batch, runs=arguments.runs)
     print(json.dumps(report, indent=2))
     return 0

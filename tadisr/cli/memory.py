@@ -25,11 +25,13 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..profiling.memory import plan
+    from ..profiling.memory import plan_memory
 
     dtype = DTYPES[arguments.dtype]
     compute = torch.bfloat16 if dtype == FP8 else dtype
-    found = plan(preset(arguments.preset), dtype=dtype, compute=compute, tile=arguments.tile, batch=arguments.batch)
+    found = plan_memory(
+        preset(arguments.preset), dtype=dtype, compute=compute, tile=arguments.tile, batch=arguments.batch
+    )
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0

@@ -31,11 +31,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..devices import placement
+    from ..devices import choose_placement
     from ..text_encoders import encoder_of
 
     encoder = encoder_of(arguments.text_encoder)
-    device, dtype = placement(arguments)
+    device, dtype = choose_placement(arguments)
     with tqdm(unit="layer", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import SCALE
-from ..devices import placement
+from ..devices import choose_placement
 from ..errors import TADiSRError
 from ..images.metadata import Metadata
 from ..images.read import Frame, read_frames
@@ -27,7 +27,7 @@ from ..images.write import FORMATS, QUALITY, Writer, check_size, format_of, open
 from ..inference import color
 from ..inference.tiling import BLENDS, Strip, Tiling, fit_overlap
 from ..inference.upscale import load, upscale_strips
-from ..ocr import ENGINES, reader
+from ..ocr import ENGINES, open_reader
 from ..visualization.contact_sheet import ContactSheet
 from .files import ArgumentsError, Job, Plan, certainty_of, make_plan, mask_of, sheet_of, summarize_left_out
 
@@ -106,14 +106,14 @@ def run(arguments: argparse.Namespace) -> int:
     summary = Summary(skipped=[str(path) for path in plan.skipped])
     summary.left_out = {reason: [str(path) for path in paths] for reason, paths in plan.left_out.items()}
     if plan.jobs:
-        device, dtype = placement(arguments)
+        device, dtype = choose_placement(arguments)
         model = load(
             arguments.model, base=arguments.base, vae=arguments.vae, prompt=arguments.prompt, device=device, dtype=dtype,
             strength=arguments.strength,
         )  # fmt: skip
         if arguments.certainty and not model.gives_certainty:
             raise ArgumentsError(f"The {model.config.name} model has no certainty output: leave out --certainty.")
-        guard = None if arguments.text_guard is None else reader(arguments.text_guard, arguments.ocr_models)
+        guard = None if arguments.text_guard is None else open_reader(arguments.text_guard, arguments.ocr_models)
         make_strips = partial(
             upscale_strips, model, scale=arguments.scale, tiling=tiling, fidelity=arguments.fidelity,
             detail=arguments.detail, color_fix=arguments.color, text_guard=guard,

@@ -18,8 +18,8 @@ from ..config import SCALE
 from ..errors import ImageError
 from ..images import grow_colors, join_alpha, output_size, pad_to_multiple, resize, split_alpha
 from ..model import TADiSR
-from ..model.vae import scaled, unscaled
-from ..prompt import EncodedPrompt, prompted
+from ..model.vae import scale_latent, unscale_latent
+from ..prompt import EncodedPrompt, with_prompt
 from .latent_matching import match
 from .upscale import Progress, Upscaled, check, check_share, checked_guide, finish_tile, require_finite
 
@@ -72,7 +72,7 @@ def encode(
 def _encode(model: TADiSR, upscaled: Tensor) -> tuple[Tensor, list[Tensor]]:
     latent, skips = model.encode(upscaled.to(model.device))
     require_finite(model, latent)
-    return unscaled(model.config.vae, latent.float()).cpu(), [skip.float().cpu() for skip in skips]
+    return unscale_latent(model.config.vae, latent.float()).cpu(), [skip.float().cpu() for skip in skips]
 
 
 @torch.inference_mode()
@@ -94,7 +94,7 @@ def denoise(
     if source is not None:
         rows = match(source.latent, samples)
         source = None if rows is None else pick(model, source, rows, samples)
-    with prompted(model, prompt):
+    with with_prompt(model, prompt):
         done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
     latent = torch.cat([z for z, _ in done])
     responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
@@ -105,9 +105,9 @@ def denoise(
 
 def _denoise(model: TADiSR, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
     config = model.config.vae
-    latent, responses = model.denoise(scaled(config, samples.to(model.device).float()).to(model.dtype))
+    latent, responses = model.denoise(scale_latent(config, samples.to(model.device).float()).to(model.dtype))
     require_finite(model, latent)
-    return unscaled(config, latent.float()).cpu(), [response.float().cpu() for response in responses]
+    return unscale_latent(config, latent.float()).cpu(), [response.float().cpu() for response in responses]
 
 
 @torch.inference_mode()
@@ -146,7 +146,7 @@ def decode(
 
     def one(i: int) -> tuple[Tensor, Tensor]:
         place = {"device": model.device, "dtype": model.dtype}
-        latent = scaled(model.config.vae, samples[i : i + 1].to(model.device).float()).to(model.dtype)
+        latent = scale_latent(model.config.vae, samples[i : i + 1].to(model.device).float()).to(model.dtype)
         a_tex = model.project(latent, [maps[i : i + 1].to(**place) for maps in attention.responses])
         upscaled, skips, drawn = None, None, None
         if source is not None:

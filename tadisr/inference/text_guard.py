@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ocr import Box, Line, Reader, cut, reference, to_pixels
+from ..ocr import Box, Line, Reader, crop_line, read_reference, to_bgr
 
 SHARES = (0.5, 0.75)  # of the enlargement in a line, tried in this order until both read alike; then all of it
 MINIMUM = 0.5  # confidence below which a reading of the enlargement says nothing
@@ -33,7 +33,7 @@ def guard_text(image: Tensor, enlarged: Tensor, reader: Reader) -> list[GuardedL
 
     image, enlarged (1 or 3, H, W) in [0, 1], of one size, on the CPU. Raises what the reader raises.
     """
-    lines = reference(enlarged.expand(3, -1, -1)[None], reader, minimum=MINIMUM)
+    lines = read_reference(enlarged.expand(3, -1, -1)[None], reader, minimum=MINIMUM)
     before = reader.read_boxes(image.expand(3, -1, -1)[None], [line.box for line in lines])
     return [
         GuardedLine(line, read.text, 0.0 if read.text == line.text else blend_line(image, enlarged, line, reader))
@@ -49,7 +49,7 @@ def blend_line(image: Tensor, enlarged: Tensor, line: Line, reader: Reader) -> f
     box = line.box - np.array([left, top], np.float32)
     for share in SHARES:
         image[place] = torch.lerp(result, plain, share * weight)
-        text, _ = reader.recognize(cut(to_pixels(image[place].expand(3, -1, -1)[None]), box))
+        text, _ = reader.recognize_line(crop_line(to_bgr(image[place].expand(3, -1, -1)[None]), box))
         if text == line.text:
             return share
     image[place] = torch.lerp(result, plain, weight)

@@ -10,7 +10,7 @@ SCALE = 0.08  # standard deviation in [0, 1] at which the certainty is 1/e
 
 
 def certainty_map(log_variance: Tensor) -> Tensor:
-    """exp(-sigma / 0.08) of the predicted standard deviation: 1 is sure. (B, 1, H, W) -> (B, 1, H, W) in [0, 1]."""
+    """Compute exp(-sigma / 0.08) of the predicted standard deviation: 1 is certain. (B, 1, H, W) -> (B, 1, H, W) in [0, 1]."""
     return (-(0.5 * log_variance.float()).exp() / SCALE).exp()
 
 
@@ -24,14 +24,14 @@ def keep_sure_detail(image: Tensor, upscaled: Tensor, log_variance: Tensor, deta
     if detail >= 1:
         return image
     residual = (image - upscaled).float()
-    power = average(residual.square().mean(1, keepdim=True))
-    variance = average(log_variance.float().exp())
+    power = average_window(residual.square().mean(1, keepdim=True))
+    variance = average_window(log_variance.float().exp())
     share = (power / ((1 - detail) * variance + 1e-12)).pow(3)
     return upscaled + residual * (share / (share + 1))
 
 
-def average(values: Tensor) -> Tensor:
-    """Mean over WINDOW x WINDOW pixels, of those inside the image. (B, 1, H, W) -> (B, 1, H, W)."""
+def average_window(values: Tensor) -> Tensor:
+    """Average over WINDOW x WINDOW pixels inside the image. (B, 1, H, W) -> (B, 1, H, W)."""
     half = WINDOW // 2
     for dims in ((WINDOW, 1), (1, WINDOW)):
         pad = (half if dims[0] > 1 else 0, half if dims[1] > 1 else 0)

@@ -34,8 +34,8 @@ class Branch(nn.Module):
         self.scale = nn.Parameter(torch.zeros(1, channels, 1, 1))  # the residual starts at zero
         self.widths = (channels, other)
 
-    def halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, h, w) -> what stays in this branch (B, C, h, w), the gate for the other one (B, C', h, w)."""
+    def split_halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Split (B, C, h, w) into what stays in this branch (B, C, h, w) and the gate for the other one (B, C', h, w)."""
         for block in self.blocks:
             hidden = block(hidden, None)
         forward, gate = self.split(hidden).split(self.widths, dim=1)
@@ -82,8 +82,8 @@ class TextDecoder(nn.Module):
         )
 
 
-def interaction(config: DecoderConfig, image: int, text: int) -> nn.Module:
-    """The block that ties an image stream and a text stream of these widths. Raises ConfigError."""
+def build_interaction(config: DecoderConfig, image: int, text: int) -> nn.Module:
+    """Build the block that ties an image stream and a text stream of these widths. Raises ConfigError."""
     if config.block == "paper":
         return CDIB(image_channels=image, text_channels=text, groups=config.norm_groups)
     if image != text:
@@ -112,7 +112,7 @@ class JointParts(nn.Module):
         if config.joint:
             self.text = TextDecoder(config, patch=patch)
             self.interactions = nn.ModuleList(
-                interaction(config, image, text)
+                build_interaction(config, image, text)
                 for image, text in zip(image_widths, config.text_channels[:-1], strict=True)
             )
         self.skips: nn.ModuleList | None = None

@@ -18,7 +18,7 @@ ADAPTER = "default"
 
 
 def add_lora(model: TADiSR, config: LoRAConfig) -> None:
-    """Put trainable LoRA layers on the denoiser and the image decoder (Fig. 2); everything of the base is frozen.
+    """Add trainable LoRA layers to the denoiser and the image decoder (Fig. 2), and freeze the base.
 
     The config may name the encoder as well, and layers of the denoiser that are trained whole.
     """
@@ -30,13 +30,13 @@ def add_lora(model: TADiSR, config: LoRAConfig) -> None:
         (model.denoiser, "", config.unet_rank, config.unet_targets),
         (model.vae, "" if config.encoder else "decoder.", config.vae_rank, config.vae_targets),
     ):
-        names = targeted(module, prefix, targets)
+        names = list_targets(module, prefix, targets)
         module.add_adapter(LoraConfig(r=rank, lora_alpha=config.alpha, target_modules=names), adapter_name=ADAPTER)  # pyright: ignore[reportArgumentType]
     for name in config.unet_whole:
         model.denoiser.get_submodule(name).requires_grad_(True)
 
 
-def targeted(module: nn.Module, prefix: str, suffixes: tuple[str, ...]) -> list[str]:
+def list_targets(module: nn.Module, prefix: str, suffixes: tuple[str, ...]) -> list[str]:
     return [
         name
         for name, layer in module.named_modules()
@@ -62,8 +62,8 @@ def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where:
 
     Raises CheckpointError for a pair that does not fit.
     """
-    for name, update in updates(module, state, alpha, where, strength=strength):
-        merge(module, name, update)
+    for name, update in read_updates(module, state, alpha, where, strength=strength):
+        merge_update(module, name, update)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Whole:
 
 
 @torch.no_grad()
-def merge(module: nn.Module, name: str, update: LowRank | Whole) -> None:
+def merge_update(module: nn.Module, name: str, update: LowRank | Whole) -> None:
     """Change the parameter of this name in place."""
     parameter = module.get_parameter(name)
     if isinstance(update, Whole):
@@ -87,16 +87,16 @@ def merge(module: nn.Module, name: str, update: LowRank | Whole) -> None:
         parameter.copy_(update.add_to(parameter.float()))
 
 
-def updates(
+def read_updates(
     module: nn.Module, state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0
 ) -> Iterator[tuple[str, LowRank]]:
     """Yield (weight's name, its update) for every pair in `state`. Raises CheckpointError for a pair that does not fit."""
-    for name, update in pairs(state, alpha, where, strength=strength):
-        fitting(module, name, update, where)
+    for name, update in read_pairs(state, alpha, where, strength=strength):
+        check_fit(module, name, update, where)
         yield f"{name}.weight", update
 
 
-def pairs(
+def read_pairs(
     state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0
 ) -> Iterator[tuple[str, LowRank]]:
     """Yield (layer's name, its update) for every pair in `state`, emptying it. Raises CheckpointError for half a pair."""
@@ -110,8 +110,8 @@ def pairs(
         raise CheckpointError(f"{where} has LoRA tensors of an unknown kind, the first {next(iter(state))}.")
 
 
-def fitting(module: nn.Module, name: str, update: LowRank, where: str) -> None:
-    """Raises CheckpointError when there is no layer for an update, or one of another shape."""
+def check_fit(module: nn.Module, name: str, update: LowRank, where: str) -> None:
+    """Raise CheckpointError if there is no layer for an update, or one of another shape."""
     try:
         shape = tuple(module.get_submodule(name).get_parameter("weight").shape)
     except AttributeError as error:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .joint_decoder import JointParts
-from .vae import decode
+from .vae import decode_latent
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -24,7 +24,7 @@ KEEP = 1.0  # how much the picture as a whole counts against what was painted
 UNCHANGED = 2 / 255  # a guide that is nowhere further from the model's own mask than this asks for nothing
 
 
-def steer(
+def find_offsets(
     vae: AutoencoderKL,
     parts: JointParts,
     latent: Tensor,
@@ -35,7 +35,7 @@ def steer(
     patch: int,
     strength: float = 1.0,
 ) -> list[Tensor] | None:
-    """Find offsets of the text stream, one (B, c, h, w) for each level, by which the mask becomes `guide`.
+    """Find offsets of the text stream, one (B, c, h, w) per level, by which the mask becomes `guide`.
 
     guide (B, 1, H, W) in [0, 1]; patch: of the pixel shuffle from logits to the mask; the other arguments as
     `vae.decode` takes them. strength scales the offsets. Returns None where the mask is the guide already. Costs a dozen
@@ -49,7 +49,7 @@ def steer(
         skips = None if skips is None else [skip.float().clone() for skip in skips]
 
         def logits_of(offsets: list[Tensor] | None) -> Tensor:
-            _, logits, _ = decode(vae, parts, latent, a_tex, skips, offsets)
+            _, logits, _ = decode_latent(vae, parts, latent, a_tex, skips, offsets)
             assert logits is not None
             return F.pixel_shuffle(logits, patch)
 

@@ -16,11 +16,11 @@ from ..errors import ConfigError, ImageError, TADiSRError
 from ..prompt import Prompt
 from .denoiser import build_denoiser
 from .joint_decoder import JointParts
-from .mask_guidance import steer
-from .precision import follow
+from .mask_guidance import find_offsets
+from .precision import follow_input_dtype
 from .schedule import denoise_latent, denoiser_time
 from .text_attention import Recorder, TextProjection
-from .vae import build_vae, decode, drop_last_level, encode
+from .vae import build_vae, decode_latent, drop_last_level, encode_image
 
 if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a network is built
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -43,7 +43,7 @@ class Output:
 
 
 def cast_all(value: Any, dtype: torch.dtype) -> Any:
-    """A tensor, a list of them or None, in another number type."""
+    """Cast a tensor, or the tensors in a list, to another dtype; None stays None."""
     if isinstance(value, list):
         return [one.to(dtype) for one in value]
     return None if value is None else value.to(dtype)
@@ -100,9 +100,9 @@ class TADiSR(nn.Module):
         return self.decoder.trunk is not None and self.decoder.trunk.certainty is not None
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """image (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), skips, finest first."""
+        """Encode (B, 3, H, W) in [0, 1] -> z_L (B, c, H/8, W/8), and the skips, finest first."""
         return self._picture(
-            lambda kind: encode(
+            lambda kind: encode_image(
                 self.vae, F.pixel_unshuffle(image.to(kind) * 2 - 1, self.config.patch), self.config.latent
             )
         )
@@ -116,8 +116,8 @@ class TADiSR(nn.Module):
             self.overflowed = True
             log.warning("The VAE of the %s model overflows in fp16: it runs in fp32 from here on.", self.config.name)
         if self.overflowed:
-            follow(self.vae)
-            follow(self.decoder)
+            follow_input_dtype(self.vae)
+            follow_input_dtype(self.decoder)
         return run(torch.float32 if self.overflowed else self.dtype)
 
     def denoise(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -129,13 +129,15 @@ class TADiSR(nn.Module):
         height, width = latent.shape[-2:]
         latent = latent.to(self.dtype)
         conditions = self.prompt.conditions(len(latent), (height * factor, width * factor), latent)
-        positions = self.prompt.word_positions(self.config.text_attention.position)
-        with self.recorder.listen(positions, (height, width)) as responses:
+        positions = self.prompt.find_word_rows(self.config.text_attention.position)
+        with self.recorder.record_responses(positions, (height, width)) as responses:
             prediction = self.denoiser(latent, denoiser_time(schedule), **conditions, return_dict=False)[0]
         return denoise_latent(schedule, latent, prediction), responses
 
     def project(self, latent: Tensor, responses: list[Tensor]) -> Tensor | None:
-        """a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders, and where they do not start from it."""
+        """Project the responses to a_tex (B, width, H/8, W/8) of Eq. 4; None without the joint decoders, and if they do not
+        start from it.
+        """
         if self.text_attention is None:
             return None
         sources = responses if self.config.text_attention.enabled else [latent]
@@ -165,7 +167,7 @@ class TADiSR(nn.Module):
         if guide is None or strength <= 0 or not self.config.decoder.joint:
             guide = None
         elif not self.takes_guide:
-            offsets = steer(self.vae, self.decoder, latent, a_tex, skips, guide, patch=patch, strength=strength)
+            offsets = find_offsets(self.vae, self.decoder, latent, a_tex, skips, guide, patch=patch, strength=strength)
 
         def run(kind: torch.dtype) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
             z, a, kept, moved = (cast_all(x, kind) for x in (latent, a_tex, skips, offsets))
@@ -173,7 +175,7 @@ class TADiSR(nn.Module):
             if self.decoder.trunk is not None and upscaled is not None:
                 patches = F.pixel_unshuffle(upscaled.to(kind) * 2 - 1, patch)
                 drawn = None if guide is None else F.pixel_unshuffle(guide.to(kind), patch)
-            image, logits, log_variance = decode(self.vae, self.decoder, z, a, kept, moved, patches, drawn)
+            image, logits, log_variance = decode_latent(self.vae, self.decoder, z, a, kept, moved, patches, drawn)
             return image, (logits, log_variance)
 
         image, (logits, log_variance) = self._picture(run)
@@ -204,7 +206,7 @@ class TADiSR(nn.Module):
 
 
 def check_buildable(config: ModelConfig) -> None:
-    """Build the network without memory and run it once on the smallest image. Raises ConfigError where that fails.
+    """Build the network on the meta device and run it once on the smallest image. Raises ConfigError if that fails.
 
     What diffusers takes, and whether its parts fit one another, only diffusers knows; this takes 0.3 s for compact and
     2 s for Kolors.

@@ -43,10 +43,8 @@ def stored_in_fp8(name: str, shape: torch.Size | tuple[int, ...]) -> bool:
     return name.startswith(BLOCKS) and name.endswith(".weight") and len(shape) > 1
 
 
-def working_memory(device: torch.device | str = "cpu") -> Tensor:
-    """What `to_fp8` computes in. Whoever converts many weights gives all the same: memory that comes and goes between
-    those that stay leaves gaps, a seventh of Kolors' weights by glibc's allocator.
-    """
+def allocate_workspace(device: torch.device | str = "cpu") -> Tensor:
+    """Allocate the buffer that `to_fp8` computes in."""
     return torch.empty(2**20, device=device)
 
 
@@ -54,7 +52,7 @@ def to_fp8(weight: Tensor, work: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Convert (out, ...) to e4m3 of that shape and the scales (out, 1, ...), float32 powers of two: weight = e4m3 * scale."""
     stored = torch.empty(weight.shape, dtype=FP8, device=weight.device)
     scales = torch.ones(len(weight), *[1] * (weight.ndim - 1), device=weight.device)
-    work = working_memory(weight.device) if work is None else work
+    work = allocate_workspace(weight.device) if work is None else work
     rows = max(1, len(work) // max(1, weight[:1].numel()))  # at a time: float32 of all would be four times the result
     for part, into, scale in zip(weight.split(rows), stored.split(rows), scales.split(rows), strict=True):
         wide = work[: part.numel()].view(part.shape).copy_(part)
@@ -134,10 +132,10 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def place(
+def place_tensor(
     module: nn.Module, name: str, tensor: Tensor, *, dtype: torch.dtype, fp8: bool = False, work: Tensor | None = None
 ) -> None:
-    """Give a module's parameter or buffer this tensor, in `dtype`, without a copy where it is that already.
+    """Store a tensor as a module's parameter or buffer in `dtype`, without a copy if it has that dtype.
 
     fp8: where `stored_in_fp8` says so, in that with its scale, made in `work`; the module's layers must `follow`.
     """
@@ -155,8 +153,8 @@ def place(
     setattr(layer, leaf, tensor)
 
 
-def follow(module: nn.Module) -> None:
-    """Let the module's plain layers follow their input's type, in place; their weights stay as they are."""
+def follow_input_dtype(module: nn.Module) -> None:
+    """Let the module's plain layers cast their weights to their input's dtype, in place; stored weights stay as they are."""
     for layer in module.modules():
         kind = KINDS.get(type(layer))
         if kind is not None:

@@ -37,7 +37,7 @@ class ChannelAttention(nn.Module):
         return x * self.conv(x.mean((2, 3), keepdim=True))
 
 
-def residual_scale(channels: int) -> nn.Parameter:
+def make_residual_scale(channels: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(1, channels, 1, 1))
 
 
@@ -62,17 +62,19 @@ class KolorsBlock(nn.Module):
         self.merge = nn.Conv2d(channels, channels, 1)
         self.second = nn.Sequential(ChannelNorm(channels), nn.Conv2d(channels, wide, 1))
         self.close = nn.Conv2d(channels, channels, 1)
-        self.a_l, self.a_r, self.b_l, self.b_r = (residual_scale(channels) for _ in range(4))  # a_l, b_l: never used
+        self.a_l, self.a_r, self.b_l, self.b_r = (
+            make_residual_scale(channels) for _ in range(4)
+        )  # a_l, b_l: never used
 
     def forward(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """z, a (B, C, h, w) -> the same shapes."""
-        a = a + self.a_r * self.merge(self.attend(gated(self.first, a, z)))
-        a = a + self.b_r * self.close(gated(self.second, a, z))
+        a = a + self.a_r * self.merge(self.attend(apply_gate(self.first, a, z)))
+        a = a + self.b_r * self.close(apply_gate(self.second, a, z))
         return z, a
 
 
-def gated(layers: nn.Module, own: Tensor, other: Tensor) -> Tensor:
-    """The first half of what the layers make of one stream, times the second half of the other's."""
+def apply_gate(layers: nn.Module, own: Tensor, other: Tensor) -> Tensor:
+    """Multiply the first half of the layers' output on one stream by the second half of that on the other."""
     forward, gate = layers(own).chunk(2, dim=1)[0], layers(other).chunk(2, dim=1)[1]
     return forward * gate
 
@@ -99,15 +101,15 @@ class CogView4Block(nn.Module):
         self.attend = ChannelAttention(channels)
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.merge = nn.Conv2d(channels, channels, 1)
-        self.a_l, self.a_r = residual_scale(channels), residual_scale(channels)
+        self.a_l, self.a_r = make_residual_scale(channels), make_residual_scale(channels)
 
     def forward(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """z, a (B, C, h, w) -> the same shapes."""
-        image, gate_for_text = self.halves(z)
-        text, gate_for_image = self.halves(a)
+        image, gate_for_text = self.split_halves(z)
+        text, gate_for_image = self.split_halves(a)
         return z + self.a_l * self.residual(image, gate_for_image), a + self.a_r * self.residual(text, gate_for_text)
 
-    def halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def split_halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         forward, gate = self.split(self.block(hidden, None)).chunk(2, dim=1)
         return forward, gate.sigmoid()
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a n
     from diffusers.models.attention_processor import Attention
 
 
-def score(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
+def attention_score(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
     """Compute Eq. 3: q.k / sqrt(d) of the target tokens, the mean over them.
 
     query (B, heads, N, d), key (B, heads, tokens, d), positions (P,) -> (B, heads, N).
@@ -32,7 +32,7 @@ def score(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor
     return torch.einsum("bhnd,bhd->bhn", query, word) * scale
 
 
-def probability(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
+def attention_probability(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> Tensor:
     """Compute the softmax weight of the target tokens, the mean over them, as DAAM records it. Shapes as in `score`.
 
     softmax(q k^T) v with v the word's indicator is that weight itself, so the fused kernel gives it.
@@ -43,7 +43,7 @@ def probability(query: Tensor, key: Tensor, positions: Tensor, scale: float) -> 
 
 
 BLOCKS = ("down", "mid", "up")  # of the U-Net, as it runs
-RESPONSES = {"score": score, "probability": probability}
+RESPONSES = {"score": attention_score, "probability": attention_probability}
 
 
 def level_size(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -104,8 +104,8 @@ class Recorder:
         return range(heads // 2, heads) if self.config.heads == "second_half" else range(heads)
 
     @contextmanager
-    def listen(self, positions: Tensor, size: tuple[int, int]) -> Iterator[list[Tensor]]:
-        """Record while the denoiser runs once on a latent of `size`; yields the list that fills, in running order."""
+    def record_responses(self, positions: Tensor, size: tuple[int, int]) -> Iterator[list[Tensor]]:
+        """Record while the denoiser runs once on a latent of `size`; yields the list that is filled, in execution order."""
         self.recording = Recording(positions, size)
         for processor in self.processors:
             processor.recorder = self
@@ -116,8 +116,8 @@ class Recorder:
             for processor in self.processors:
                 processor.recorder = None
 
-    def hear(self, query: Tensor, key: Tensor, scale: float) -> None:
-        """What the picture's queries ask of keys that begin with the prompt's."""
+    def record_layer(self, query: Tensor, key: Tensor, scale: float) -> None:
+        """Record the response of the image's queries to keys that begin with the prompt's."""
         if self.recording is None:
             return
         heads = self.chosen_heads(query.shape[1])
@@ -148,7 +148,7 @@ class CrossProcessor:
             attention_mask = rearrange(attention_mask, "(b h) q k -> b h q k", h=attn.heads)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         if self.recorder is not None:
-            self.recorder.hear(query, key, query.shape[-1] ** -0.5)
+            self.recorder.record_layer(query, key, query.shape[-1] ** -0.5)
         out = attn.to_out[0](rearrange(out, "b h n d -> b n (h d)"))  # pyright: ignore[reportOptionalSubscript]
         return attn.to_out[1](out)  # pyright: ignore[reportOptionalSubscript]
 
@@ -176,7 +176,7 @@ class JointProcessor:
         key = self.place(attn.norm_k(key), tokens, image_rotary_emb).to(value.dtype)  # pyright: ignore[reportOptionalCall]
         out = F.scaled_dot_product_attention(query, key, value)
         if self.recorder is not None:
-            self.recorder.hear(query[:, :, tokens:], key, query.shape[-1] ** -0.5)
+            self.recorder.record_layer(query[:, :, tokens:], key, query.shape[-1] ** -0.5)
         out = attn.to_out[0](rearrange(out, "b h n d -> b n (h d)"))  # pyright: ignore[reportOptionalSubscript]
         return out[:, tokens:], out[:, :tokens]
 

@@ -24,7 +24,7 @@ class Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        zero(self.second)
+        zero_layer(self.second)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.second(F.relu(self.first(hidden)))
@@ -41,7 +41,7 @@ class LightBranch(nn.Module):
         self.scale = nn.Parameter(torch.zeros(1, channels, 1, 1))  # the residual starts at zero
         self.widths = (channels, other)
 
-    def halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def split_halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) -> what stays in this branch (B, C, h, w), the gate for the other one (B, C', h, w)."""
         forward, gate = self.split(self.near(hidden)).split(self.widths, dim=1)
         return forward, gate.sigmoid()
@@ -63,8 +63,8 @@ class Interaction(nn.Module):
 
     def forward(self, z: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """z (B, Ci, h, w), a (B, Ct, h, w) -> the same shapes."""
-        image, gate_for_text = self.image.halves(z)
-        text, gate_for_image = self.text.halves(a)
+        image, gate_for_text = self.image.split_halves(z)
+        text, gate_for_image = self.text.split_halves(a)
         a = a + self.text.residual(text, gate_for_text)
         del text, gate_for_text  # at Kolors' last level every map is 300 MB
         return z + self.image.residual(image, gate_for_image), a
@@ -125,11 +125,11 @@ class Trunk(nn.Module):
             for i in range(config.sections)
         )
         self.out = nn.Conv2d(width, colors, 3, padding=1)
-        zero(self.out)  # training starts from the upscaled input itself
+        zero_layer(self.out)  # training starts from the upscaled input itself
         self.certainty: nn.Sequential | None = None
         if config.certainty:
             last = nn.Conv2d(width, patch**2, 3, padding=1)
-            zero(last, bias=-5.0)
+            zero_layer(last, bias=-5.0)
             self.certainty = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), last)
 
     def forward(
@@ -151,7 +151,7 @@ class Trunk(nn.Module):
         return self.out(z), a, log_variance
 
 
-def zero(layer: nn.Conv2d, *, bias: float = 0.0) -> None:
+def zero_layer(layer: nn.Conv2d, *, bias: float = 0.0) -> None:
     """Set a layer's weights to zero and its bias to a constant."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

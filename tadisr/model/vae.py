@@ -19,21 +19,21 @@ if TYPE_CHECKING:  # diffusers takes seconds to import: it is imported where a n
 SEED = 0  # of a sampled latent: same input, same bytes out
 
 
-def scaled(config: Mapping[str, Any], latent: Tensor) -> Tensor:
-    """A latent as a VAE of this config gives it -> as the denoiser takes it."""
+def scale_latent(config: Mapping[str, Any], latent: Tensor) -> Tensor:
+    """Scale a latent as the VAE of this config gives it to what the denoiser takes."""
     shift = config.get("shift_factor") or 0
     return (latent - shift if shift else latent) * config["scaling_factor"]
 
 
-def unscaled(config: Mapping[str, Any], latent: Tensor) -> Tensor:
-    """The inverse of `scaled`."""
+def unscale_latent(config: Mapping[str, Any], latent: Tensor) -> Tensor:
+    """Invert `scale_latent`."""
     shift = config.get("shift_factor") or 0
     latent = latent / config["scaling_factor"]
     return latent + shift if shift else latent
 
 
-def encode(vae: AutoencoderKL, image: Tensor, kind: str = "mode") -> tuple[Tensor, list[Tensor]]:
-    """z_L = E(x_L), Sec. 3.1: the mode of the posterior, or a sample of it whose noise is always the same.
+def encode_image(vae: AutoencoderKL, image: Tensor, kind: str = "mode") -> tuple[Tensor, list[Tensor]]:
+    """Encode z_L = E(x_L), Sec. 3.1: the mode of the posterior, or a sample of it with constant noise.
 
     image (B, C, H, W) in [-1, 1] -> the scaled latent (B, c, H/f, W/f), and the input of each down block,
     finest first.
@@ -52,10 +52,10 @@ def encode(vae: AutoencoderKL, image: Tensor, kind: str = "mode") -> tuple[Tenso
     if kind == "sample":
         noise = torch.randn(latent.shape[1:], generator=torch.Generator().manual_seed(SEED), device="cpu").to(latent)
         latent = latent + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
-    return scaled(vae.config, latent), skips
+    return scale_latent(vae.config, latent), skips
 
 
-def decode(
+def decode_latent(
     vae: AutoencoderKL,
     parts: JointParts,
     latent: Tensor,
@@ -65,7 +65,7 @@ def decode(
     picture: Tensor | None = None,
     guide: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """x_H, s = D(z_H, a_tex).
+    """Decode x_H, s = D(z_H, a_tex).
 
     latent z_H (B, c, h, w), scaled; a_tex (B, width, h, w), None without the joint decoders and where the image stream
     itself starts the text decoder; skips as `encode` gives them, None for a latent of foreign origin; offsets: one for
@@ -73,7 +73,7 @@ def decode(
     (`Trunk.forward`) -> picture (B, C, H, W) in about [-1, 1], logits of the mask or None, log variance or None.
     """
     decoder = vae.decoder
-    z = unscaled(vae.config, latent)
+    z = unscale_latent(vae.config, latent)
     if vae.post_quant_conv is not None:
         z = vae.post_quant_conv(z)
     z = decoder.mid_block(decoder.conv_in(z), None)

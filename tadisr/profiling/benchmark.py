@@ -20,7 +20,7 @@ Stage = Callable[[], object]
 
 
 @torch.inference_mode()
-def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) -> dict[str, Any]:
+def measure_stages(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) -> dict[str, Any]:
     """Measure seconds, FLOPs and rate of every stage for `batch` upscaled images of `size` x `size`.
 
     The runs of all stages are interleaved, so that a slow moment of the machine falls on all of them; medians count.
@@ -45,9 +45,9 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
     if model.decoder.trunk is None:  # else the VAE has no decoder of its own to compare with
         stages["plain_vae_decode"] = lambda: model.vae.decode(z)  # pyright: ignore[reportArgumentType]
     reset_peak(model.device)
-    seconds = interleaved(stages, runs, model.device)
+    seconds = time_interleaved(stages, runs, model.device)
     peak = peak_bytes(model.device)
-    report = {name: {"seconds": seconds[name], **rate(stage, seconds[name])} for name, stage in stages.items()}
+    report = {name: {"seconds": seconds[name], **measure_rate(stage, seconds[name])} for name, stage in stages.items()}
     ratios = {"text_attention": (seconds["denoise"] + seconds["project"]) / seconds["plain_unet"]}
     if "plain_vae_decode" in seconds:
         ratios["joint_decoders"] = seconds["decode"] / seconds["plain_vae_decode"]
@@ -67,27 +67,27 @@ def measure(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int = 5) ->
     }
 
 
-def interleaved(stages: dict[str, Stage], runs: int, device: torch.device) -> dict[str, float]:
+def time_interleaved(stages: dict[str, Stage], runs: int, device: torch.device) -> dict[str, float]:
     """Return the median seconds of each stage over `runs` rounds, after one that warms up."""
     times: dict[str, list[float]] = {name: [] for name in stages}
     for _ in range(runs + 1):
         for name, stage in stages.items():
-            synchronize(device)
+            synchronize_device(device)
             begun = time.perf_counter()
             stage()
-            synchronize(device)
+            synchronize_device(device)
             times[name].append(time.perf_counter() - begun)
     return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
-def rate(stage: Stage, seconds: float) -> dict[str, float]:
+def measure_rate(stage: Stage, seconds: float) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         stage()
     flops = counter.get_total_flops()
     return {"gflop": flops / 1e9, "gflop_per_second": flops / 1e9 / seconds}
 
 
-def synchronize(device: torch.device) -> None:
+def synchronize_device(device: torch.device) -> None:
     if device.type in ("cuda", "mps"):
         getattr(torch, device.type).synchronize()
 

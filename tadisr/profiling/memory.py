@@ -52,28 +52,28 @@ class Alive(TorchDispatchMode):
         self._known[key] = weakref.ref(storage, gone)
 
 
-def on_meta(config: ModelConfig, dtype: torch.dtype, compute: torch.dtype) -> TADiSR:
+def build_on_meta(config: ModelConfig, dtype: torch.dtype, compute: torch.dtype) -> TADiSR:
     """Build the model in its dtypes on the meta device, without values."""
     with torch.device("meta"):
         model = TADiSR(config).to(compute).eval().requires_grad_(False)
     if dtype == FP8:
         denoiser = model.denoiser
-        precision.follow(denoiser)
+        precision.follow_input_dtype(denoiser)
         for name, tensor in list(denoiser.named_parameters()):
-            precision.place(denoiser, name, tensor, dtype=compute, fp8=True)
+            precision.place_tensor(denoiser, name, tensor, dtype=compute, fp8=True)
     return model
 
 
-def weights(module: nn.Module) -> int:
+def count_weight_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 @torch.inference_mode()
-def plan(
+def plan_memory(
     config: ModelConfig, *, dtype: torch.dtype, compute: torch.dtype, tile: int = 768, batch: int = 1
 ) -> dict[str, Any]:
     """Count the bytes of every part's weights, and the most that each stage holds beside them for `batch` tiles of `tile`."""
-    model = on_meta(config, dtype, compute)
+    model = build_on_meta(config, dtype, compute)
     side = -(-tile // config.multiple) * config.multiple
     image = torch.empty(batch, 3, side, side, device="meta", dtype=torch.float32)
     held: dict[str, Any] = {}
@@ -90,8 +90,8 @@ def plan(
     stage("decode", lambda: model.decode(z, a_tex, skips, image))
     stage("whole", lambda: model(image))
     parts = {config.denoiser: model.denoiser, "vae": model.vae}
-    own = {name: weights(module) for name, module in parts.items()}
-    own["added"] = weights(model) - sum(own.values())
+    own = {name: count_weight_bytes(module) for name, module in parts.items()}
+    own["added"] = count_weight_bytes(model) - sum(own.values())
     return {
         "model": config.name,
         "dtype": str(dtype).removeprefix("torch."),

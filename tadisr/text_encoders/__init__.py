@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from ..checkpoints.tensor_index import part_folder
+from ..checkpoints.tensor_index import find_part_folder
 from . import chatglm3, glm4
 
 
@@ -20,5 +20,5 @@ def encoder_of(path: str | Path) -> ModuleType:
     encode_prompt, find_vocabulary and record_of.
     """
     folder = glm4.encoder_folder(Path(path))
-    without = part_folder(folder, "transformer") != folder  # the denoiser is there, and no text_encoder beside it
+    without = find_part_folder(folder, "transformer") != folder  # the denoiser is there, and no text_encoder beside it
     return glm4 if glm4.is_glm(folder) or without else chatglm3

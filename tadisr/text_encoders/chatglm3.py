@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.tensor_index import part_folder
+from ..checkpoints.tensor_index import find_part_folder
 from ..config import PromptConfig
 from ..errors import CheckpointError, ConfigError, TADiSRError
 from ..file_digest import hash_file
 from ..prompt import EncodedPrompt
 from .chatglm3_weights import Weights, open_weights
-from .word_positions import word_positions
+from .word_positions import find_word_positions
 
 TEXT = PromptConfig.text
 HALF = torch.float16  # as Kolors runs
@@ -53,15 +53,15 @@ def encode_prompt(
     dtype = dtype or (torch.float32 if device.type == "cpu" else HALF)
     weights = open_weights(text_encoder)
     vocabulary = find_vocabulary(weights.source, tokenizer)
-    ids, mask, position_ids, pieces = tokenize(load_tokenizer(vocabulary, weights), text, tokens)
+    ids, mask, position_ids, pieces = tokenize_prompt(load_tokenizer(vocabulary, weights), text, tokens)
     try:
-        positions = word_positions(pieces, word)
+        positions = find_word_positions(pieces, word)
     except ConfigError as error:
         if mask.all():  # no pad is left: the prompt fills the row, and may have been cut
             raise ConfigError(f"{error} Only {tokens} tokens are read: the prompt is cut off there.") from error
         raise
 
-    model = skeleton(weights)
+    model = build_skeleton(weights)
     stream_layers(model, weights, device, dtype, progress)
     rows = weights.embed(ids[0])[:, None].to(device, dtype)  # (tokens, 1, width)
     states = model(
@@ -87,7 +87,7 @@ def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) 
 # ---- the model ------------------------------------------------------------------------------------------------------
 
 
-def skeleton(weights: Weights) -> Any:
+def build_skeleton(weights: Weights) -> Any:
     """Build the model without its weights (but for those that every call needs), checked against what the files hold."""
     _, model_class, config_class = kolors_classes()
     model = model_class(config_class(**weights.config, use_cache=False), device="meta").eval().requires_grad_(False)
@@ -98,7 +98,7 @@ def skeleton(weights: Weights) -> Any:
 def stream_layers(
     model: Any, weights: Weights, device: torch.device, dtype: torch.dtype, progress: Progress | None
 ) -> None:
-    """Let each layer have its weights only while it runs."""
+    """Give each layer its weights only while it runs."""
     model.rotary_pos_emb.inv_freq = torch.empty(0, device=device, dtype=dtype)  # read for where and in what to compute
     prefix = "encoder.final_layernorm."
     weights.fill(model.encoder.final_layernorm, prefix, device, dtype)
@@ -140,7 +140,7 @@ def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> P
     source = Path(text_encoder)
     if tokenizer is not None:
         given = Path(tokenizer)
-        folders = [given, part_folder(given, "tokenizer"), part_folder(given, "text_encoder")]
+        folders = [given, find_part_folder(given, "tokenizer"), find_part_folder(given, "text_encoder")]
         places = [given, *(folder / VOCABULARY for folder in folders)]
     else:
         folder = source if source.is_dir() else source.parent
@@ -177,7 +177,7 @@ def load_tokenizer(vocabulary: Path, weights: Weights) -> Any:
     return tokenizer
 
 
-def tokenize(tokenizer: Any, text: str, tokens: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+def tokenize_prompt(tokenizer: Any, text: str, tokens: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     """Return ids, mask, position ids (1, tokens), padded on the left as Kolors does, and each token's piece of text."""
     inputs = tokenizer(text, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
     ids, mask = inputs["input_ids"], inputs["attention_mask"]

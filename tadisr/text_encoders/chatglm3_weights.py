@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.pickle_file import read_pickle
-from ..checkpoints.tensor_index import Entry, Table, part_folder, read_index, read_table, shard_names
+from ..checkpoints.tensor_index import Entry, Table, find_part_folder, list_shards, read_index, read_table
 from ..errors import CheckpointError
-from ..validation import parse_json, shorten
+from ..validation import parse_json, shorten_value
 
 # What no table of tensors tells of ChatGLM3-6B-Base; the names that a config.json may tell otherwise.
 CHATGLM3: dict[str, Any] = {
@@ -60,7 +60,7 @@ class Weights:
                 f"{source} is not a whole ChatGLM3: it lacks {lacking[0]}. Kolors needs its own text encoder, no other "
                 "will do."
             )
-        self.config = {**CHATGLM3, **sizes_of(self.entries, source), **config}
+        self.config = {**CHATGLM3, **check_sizes(self.entries, source), **config}
         if not 1 <= self.config["num_layers"] <= len(self.entries):
             raise CheckpointError(
                 f"{source} says it has {self.config['num_layers']} layers, but holds {len(self.entries)} tensors: "
@@ -68,7 +68,7 @@ class Weights:
             )
 
     def check(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Raises CheckpointError unless every tensor named is there, in that shape or packed to it."""
+        """Raise CheckpointError unless every named tensor is there, in that shape or packed to it."""
         missing = sorted(shapes.keys() - self.entries.keys())
         if missing:
             raise CheckpointError(
@@ -93,11 +93,12 @@ class Weights:
         tensors: dict[str, Tensor] = {}
         for name, stored in self.table.read({name: prefix + name for name in own}):
             stored = stored.to(device)
-            values = stored if stored.shape == own[name].shape else unpack(stored)
-            tensors[name] = self.scaled(prefix + name, values, dtype)
+            values = stored if stored.shape == own[name].shape else unpack_int4(stored)
+            tensors[name] = self.dequantize(prefix + name, values, dtype)
         module.load_state_dict(tensors, assign=True)
 
-    def scaled(self, name: str, stored: Tensor, dtype: torch.dtype) -> Tensor:
+    def dequantize(self, name: str, stored: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a stored tensor in `dtype`, multiplied by its scales if it is quantized."""
         for _, scale in self.table.read({name: name + SCALE} if name + SCALE in self.entries else {}):
             return stored.to(dtype) * scale.to(stored.device, dtype)[:, None]
         return stored.to(dtype, copy=True)
@@ -106,14 +107,14 @@ class Weights:
         """Read rows of the token embedding, as stored; only they are read."""
         entry = self.entries[EMBEDDING]
         width = entry.shape[1]
-        rows = Table(str(self.source), {str(i): piece(entry, i * width, width) for i in ids.unique().tolist()})
+        rows = Table(str(self.source), {str(i): select_piece(entry, i * width, width) for i in ids.unique().tolist()})
         read = dict(rows.read({name: name for name in rows.entries}))
         return torch.stack([read[str(i)] for i in ids.tolist()])
 
     def digest(self) -> str:
         """Hash the tensors' names, shapes and a few values each: the same for one encoder in any of its containers."""
         named = {name: entry for name, entry in self.entries.items() if not name.endswith("inv_freq")}
-        heads = Table(str(self.source), {name: piece(entry, 0, 8) for name, entry in named.items()})
+        heads = Table(str(self.source), {name: select_piece(entry, 0, 8) for name, entry in named.items()})
         values = dict(heads.read({name: name for name in named}))
         lines = [
             f"{name} {named[name].shape} {values[name].to(torch.float16).view(torch.int16).tolist()}"
@@ -122,7 +123,7 @@ class Weights:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def piece(entry: Entry, begin: int, count: int) -> Entry:
+def select_piece(entry: Entry, begin: int, count: int) -> Entry:
     """Select `count` numbers of a tensor from `begin`, flat, without reading them."""
     count = min(count, math.prod(entry.shape) - begin)
     if entry.held is not None:
@@ -136,7 +137,7 @@ def open_weights(source: str | Path) -> Weights:
 
     Raises CheckpointError with one clear sentence.
     """
-    source = part_folder(Path(source), "text_encoder")
+    source = find_part_folder(Path(source), "text_encoder")
     if source.is_dir():
         return Weights(source, folder_table(source), folder_config(source))
     return Weights(source, file_table(source), {})
@@ -154,12 +155,12 @@ def names_in(path: Path) -> set[str]:
         if path.is_dir():
             index = next((path / name for name in INDEXES if (path / name).is_file()), None)
             return set() if index is None else set(parse_json(index.read_text(encoding="utf-8"))["weight_map"])
-        return set(header(path)) if path.is_file() else set()
+        return set(read_file_header(path)) if path.is_file() else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
 
-def header(path: Path) -> dict[str, Any]:
+def read_file_header(path: Path) -> dict[str, Any]:
     """Read a safetensors file's header; one far larger than ChatGLM's is not read. Raises OSError, ValueError."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -179,7 +180,7 @@ def folder_config(folder: Path) -> dict[str, Any]:
         known = CHATGLM3.get(name, 0)
         if type(value) is not type(known) or (not isinstance(value, bool) and not 0 <= value <= 2**31):
             raise CheckpointError(
-                f"{path} has {name} {shorten(value)}, expected a value such as {known!r}: copy it again."
+                f"{path} has {name} {shorten_value(value)}, expected a value such as {known!r}: copy it again."
             )
     return told
 
@@ -204,7 +205,7 @@ def file_table(path: Path) -> Table:
 def pickled_shards(index: Path) -> Table:
     """Map all pickles that an index lists into memory."""
     try:
-        files = shard_names(parse_json(index.read_text(encoding="utf-8")))
+        files = list_shards(parse_json(index.read_text(encoding="utf-8")))
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{index} is no index of shards ({error}): copy it again.") from error
     tensors = {name: tensor for file in files for name, tensor in load_bin(index.parent / file).items()}
@@ -221,10 +222,10 @@ def load_bin(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def sizes_of(entries: dict[str, Entry], source: Path) -> dict[str, Any]:
-    """`sizes`. Raises CheckpointError for shapes that are no ChatGLM3's."""
+def check_sizes(entries: dict[str, Entry], source: Path) -> dict[str, Any]:
+    """Derive the sizes. Raises CheckpointError for shapes that are not ChatGLM3's."""
     try:
-        return sizes(entries)
+        return derive_sizes(entries)
     except (ValueError, IndexError, ZeroDivisionError) as error:
         shapes = {name: entries[name].shape for name in MARKS}
         raise CheckpointError(
@@ -232,7 +233,7 @@ def sizes_of(entries: dict[str, Entry], source: Path) -> dict[str, Any]:
         ) from error
 
 
-def sizes(entries: dict[str, Entry]) -> dict[str, Any]:
+def derive_sizes(entries: dict[str, Entry]) -> dict[str, Any]:
     """Derive the part of the config that the shapes tell."""
     vocabulary, hidden = entries[EMBEDDING].shape
     layers = [int(name.split(".")[2]) for name in entries if name.startswith("encoder.layers.")]
@@ -251,7 +252,7 @@ def sizes(entries: dict[str, Entry]) -> dict[str, Any]:
     }
 
 
-def unpack(packed: Tensor) -> Tensor:
+def unpack_int4(packed: Tensor) -> Tensor:
     """Unpack two signed 4-bit values a byte, int8 (rows, n) -> (rows, 2n): the even column is the high half.
 
     As ChatGLM's published reference (compress_int4_weight) packs them; shifts of int8 keep the sign.

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.tensor_index import Table, part_folder, read_index, read_table
+from ..checkpoints.tensor_index import Table, find_part_folder, read_index, read_table
 from ..errors import CheckpointError, TADiSRError
 from ..file_digest import hash_file
-from ..model.precision import place
+from ..model.precision import place_tensor
 from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
-from ..validation import parse_json, shorten
+from ..validation import parse_json, shorten_value
 from .chatglm3_weights import names_in
-from .word_positions import word_positions
+from .word_positions import find_word_positions
 
 TEXT = COGVIEW4_PROMPT
 HALF = torch.bfloat16
@@ -72,12 +72,12 @@ def encode_prompt(
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else HALF)
     folder = encoder_folder(Path(text_encoder))
-    table = weights(folder)
+    table = open_weights(folder)
     vocabulary = find_vocabulary(folder, tokenizer)
-    ids, mask, positions = tokenize(load_tokenizer(vocabulary), text, word)
-    model, names = skeleton(folder, table)
+    ids, mask, positions = tokenize_prompt(load_tokenizer(vocabulary), text, word)
+    model, names = build_skeleton(folder, table)
     stream_layers(model, table, names, device, dtype, progress)
-    rows = read(table, {"": names["embed_tokens.weight"]})[""]
+    rows = read_mapped(table, {"": names["embed_tokens.weight"]})[""]
     if max(ids) >= len(rows):
         raise CheckpointError(f"{vocabulary} has token {max(ids)}, the encoder {folder} {len(rows)}: it is another's.")
     states = model(
@@ -94,7 +94,7 @@ def encode_prompt(
 
 def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) -> dict[str, str]:
     """Return text, word and digests of encoder and tokenizer; a prompt with an equal `record` need not be encoded again."""
-    encoder = digest(weights(encoder_folder(Path(text_encoder))))
+    encoder = hash_encoder(open_weights(encoder_folder(Path(text_encoder))))
     tokenizer = hash_file(vocabulary)
     return {"text": text, "word": word, "encoder": encoder, "tokenizer": tokenizer}
 
@@ -103,10 +103,10 @@ def record_of(text_encoder: str | Path, vocabulary: Path, text: str, word: str) 
 
 
 def encoder_folder(path: Path) -> Path:
-    return part_folder(path, "text_encoder")
+    return find_part_folder(path, "text_encoder")
 
 
-def weights(folder: Path) -> Table:
+def open_weights(folder: Path) -> Table:
     for name in FILES:
         path = folder / name
         if path.is_file():
@@ -117,7 +117,7 @@ def weights(folder: Path) -> Table:
     )
 
 
-def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
+def build_skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
     """Build the model without its weights; return it and {name in it: name in the files}.
 
     Raises CheckpointError where the two differ.
@@ -132,7 +132,9 @@ def skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
         config = GlmConfig(**parse_json((folder / "config.json").read_text("utf-8")))
         layers = config.num_hidden_layers
         if not isinstance(layers, int) or not 1 <= layers <= len(table.entries):
-            raise ValueError(f"its num_hidden_layers is {shorten(layers)}, the files hold {len(table.entries)} tensors")
+            raise ValueError(
+                f"its num_hidden_layers is {shorten_value(layers)}, the files hold {len(table.entries)} tensors"
+            )
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} has CogView4's GLM-4 in it, but not its config.json: put that of CogView4-6B's text_encoder folder "
@@ -166,14 +168,14 @@ def _first_line(error: Exception) -> str:
 def stream_layers(
     model: Any, table: Table, names: dict[str, str], device: torch.device, dtype: torch.dtype, progress: Progress | None
 ) -> None:
-    """Let each layer have its weights only while it runs."""
+    """Give each layer its weights only while it runs."""
     model.rotary_emb = type(model.rotary_emb)(model.config).to(device)  # computed, in no file
     layers = model.layers
 
     def fill(module: nn.Module, prefix: str) -> None:
         own = {name: names[prefix + name] for name in module.state_dict()}
-        for name, tensor in read(table, own).items():
-            place(module, name, tensor.to(device), dtype=dtype)
+        for name, tensor in read_mapped(table, own).items():
+            place_tensor(module, name, tensor.to(device), dtype=dtype)
 
     def attach(layer: nn.Module, number: int) -> None:
         def drop(*_: Any) -> None:
@@ -189,16 +191,16 @@ def stream_layers(
         attach(layer, number)
 
 
-def read(table: Table, names: dict[str, str]) -> dict[str, Tensor]:
+def read_mapped(table: Table, names: dict[str, str]) -> dict[str, Tensor]:
     return dict(table.read(names, lambda *_: True))
 
 
-def digest(table: Table) -> str:
+def hash_encoder(table: Table) -> str:
     """Hash the encoder's norms, which are small and in every layer."""
     small = sorted(name for name in table.entries if name.endswith("norm.weight"))
     found = hashlib.sha256()
     for name in small:
-        tensor = read(table, {name: name})[name]
+        tensor = read_mapped(table, {name: name})[name]
         found.update(f"{name} {tensor.flatten().to(torch.float32).numpy().tobytes().hex()}".encode())
     return found.hexdigest()
 
@@ -211,7 +213,7 @@ def find_vocabulary(text_encoder: str | Path, tokenizer: str | Path | None) -> P
     folder = encoder_folder(Path(text_encoder))
     places = [folder, folder.parent / "tokenizer"]
     if tokenizer is not None:
-        given = part_folder(Path(tokenizer), "tokenizer")
+        given = find_part_folder(Path(tokenizer), "tokenizer")
         places = [given, given.parent]
     for place_ in places:
         if (place_ / "tokenizer.json").is_file():
@@ -231,13 +233,13 @@ def load_tokenizer(vocabulary: Path) -> Any:
         raise CheckpointError(f"{vocabulary} cannot be read ({error}): download or copy it again.") from error
 
 
-def tokenize(tokenizer: Any, text: str, word: str) -> tuple[list[int], list[int], list[int]]:
+def tokenize_prompt(tokenizer: Any, text: str, word: str) -> tuple[list[int], list[int], list[int]]:
     """Return ids, mask (0: a pad), positions of the word: padded on the left to a multiple of 16, as CogView4 does it."""
     encoded = tokenizer(text, max_length=LONGEST, truncation=True, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     pads = -len(ids) % MULTIPLE
     read_so_far = text[: max(end for _, end in offsets)]  # the rest was cut
-    places = word_positions(list(read_so_far), word)  # of its characters
+    places = find_word_positions(list(read_so_far), word)  # of its characters
     begin, end = places[0], places[-1] + 1
     positions = [pads + i for i, (a, b) in enumerate(offsets) if a < end and b > begin]
     if tokenizer.pad_token_id is None:

@@ -16,13 +16,13 @@ SPACE = "▁"  # SentencePiece's mark for a space
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-def spelled(piece: str) -> bytes:
+def spell_piece(piece: str) -> bytes:
     """Decode a piece of the vocabulary to the bytes it spells."""
     single = BYTE.fullmatch(piece)
     return bytes([int(single[1], 16)]) if single else piece.replace(SPACE, " ").encode()
 
 
-def word_positions(pieces: Sequence[str], word: str) -> list[int]:
+def find_word_positions(pieces: Sequence[str], word: str) -> list[int]:
     """Find the positions of the pieces that spell the word; "" stands for a pad or a special token.
 
     A word that begins or ends with a Latin letter or a digit counts only as a whole: "text" is not in "context". Of
@@ -31,7 +31,7 @@ def word_positions(pieces: Sequence[str], word: str) -> list[int]:
     """
     if not word.strip():
         raise ConfigError("The word is empty: give the word of the prompt that stands for text.")
-    parts = [spelled(piece) for piece in pieces]
+    parts = [spell_piece(piece) for piece in pieces]
     text = b"".join(parts)
     target = re.escape(word.strip().encode())
     places = [match.span() for match in re.finditer(rb"(?<![A-Za-z0-9])" + target + rb"(?![A-Za-z0-9])", text)]

@@ -47,7 +47,9 @@ def heat_map(attention: Attention, *, layers: str = "all", heads: str = "all", n
             mean = response[:, rows].mean(1, keepdim=True)  # (B, 1, h', w')
             maps.append(F.interpolate(mean, size=attention.padded, mode="bilinear", align_corners=False))
     if not maps:
-        raise ConfigError(f"No layer of {layers!r} has a head of {heads!r}: this model has {describe(attention)}.")
+        raise ConfigError(
+            f"No layer of {layers!r} has a head of {heads!r}: this model has {describe_layers(attention)}."
+        )
     heat = torch.stack(maps).mean(0)[..., : attention.size[0], : attention.size[1]]
     if normalize == "off":
         return heat
@@ -56,7 +58,7 @@ def heat_map(attention: Attention, *, layers: str = "all", heads: str = "all", n
     return (heat - low) / (high - low).clamp_min(1e-12)
 
 
-def describe(attention: Attention) -> str:
+def describe_layers(attention: Attention) -> str:
     counts: dict[str, int] = {}
     for name in attention.layers:
         counts[name.split("_")[0]] = counts.get(name.split("_")[0], 0) + 1
@@ -64,7 +66,7 @@ def describe(attention: Attention) -> str:
     return f"{blocks}, at most {max(len(r[0]) for r in attention.responses)} heads" if counts else "no text attention"
 
 
-def colorize(heat: Tensor, color_map: str) -> Tensor:
+def colorize_heat(heat: Tensor, color_map: str) -> Tensor:
     """Map (B, 1, H, W) in [0, 1] to colours (B, 3, H, W). Raises ConfigError for an unknown colour map."""
     if color_map not in COLOR_MAPS:
         raise ConfigError(f"The colour map is {color_map!r}, expected one of {', '.join(COLOR_MAPS)}.")
@@ -75,12 +77,12 @@ def colorize(heat: Tensor, color_map: str) -> Tensor:
     return ApplyColorMap(ColorMap(color_map, num_colors=256))(heat.clamp(0, 1))
 
 
-def overlay(heat: Tensor, image: Tensor, color_map: str, *, opacity: float = 0.6) -> Tensor:
+def overlay_heat(heat: Tensor, image: Tensor, color_map: str, *, opacity: float = 0.6) -> Tensor:
     """Lay the heat's colours over an image: heat (B, 1, H, W), image (B or 1, C, h, w) of any size -> (B, 3, h, w).
 
     Raises ImageError for another number of pictures.
     """
     if len(image) not in (1, len(heat)):
         raise ImageError(f"There are {len(image)} pictures for {len(heat)} heat maps: give one, or one for each.")
-    colors = resize(colorize(heat, color_map), (image.shape[2], image.shape[3]))
+    colors = resize(colorize_heat(heat, color_map), (image.shape[2], image.shape[3]))
     return torch.lerp(split_alpha(image)[0].expand(len(heat), -1, -1, -1), colors, opacity)

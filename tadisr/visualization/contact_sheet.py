@@ -54,6 +54,6 @@ class ContactSheet:
 
 
 def lay_on_white(image: Tensor) -> Tensor:
-    """(B, C, h, w), C from 1 to 4 -> (B, 3, h, w)."""
+    """Composite (B, C, h, w), C from 1 to 4, on white -> (B, 3, h, w)."""
     colors, alpha = split_alpha(as_float(image))
     return colors if alpha is None else torch.lerp(torch.ones_like(colors), colors, alpha)

@@ -49,7 +49,7 @@ def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Ten
     """
     height, width = image.shape[-2:]
     sides = [cover_side(side, tiling) for side in (height, width)]
-    down, across = map(handover, sides, grid_weights(height, width, tiling, text), (height, width))
+    down, across = map(measure_handover, sides, grid_weights(height, width, tiling, text), (height, width))
     shared = torch.maximum(down[:, None].expand(height, width), across.expand(height, width))
     red = torch.tensor(RED, dtype=torch.float32)[:, None, None] / 255
     picture = to_pil(torch.lerp(image[0], red.expand_as(image[0]), (0.7 * shared).clamp(0, 1)))
@@ -60,7 +60,7 @@ def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Ten
     return from_pil(picture.convert("RGB"))
 
 
-def handover(spans: Sequence[tuple[int, int]], weights: Sequence[Tensor], size: int) -> Tensor:
+def measure_handover(spans: Sequence[tuple[int, int]], weights: Sequence[Tensor], size: int) -> Tensor:
     """Measure how far each LR pixel along a side is from being one tile's alone: (size,) in 0 to 1; a hard line is 1.
 
     spans, weights: of the tiles, as `cover_side` and `grid_weights` give them.

@@ -49,7 +49,7 @@ def place_kolors(models: Path) -> None:
     folder = write_base(models / "diffusers" / "Kolors", TADiSR(tiny_kolors_config()))
     model = load_base(folder, tiny_kolors_config())
     add_lora(model, LoRAConfig())
-    adapter.save(randomize(model), models / "tadisr" / "tadisr_kolors.safetensors")
+    adapter.save_checkpoint(randomize(model), models / "tadisr" / "tadisr_kolors.safetensors")
 
 
 @contextmanager

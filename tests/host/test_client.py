@@ -12,7 +12,7 @@ import pytest
 from comfy_host import ROOT, Comfy
 from PIL import Image
 
-from tadisr.client import upscale
+from tadisr.client import run_workflow
 
 
 def test_the_client_as_a_command(comfy: Comfy, tmp_path: Path) -> None:
@@ -30,9 +30,9 @@ def test_the_client_as_a_command(comfy: Comfy, tmp_path: Path) -> None:
 def test_refusals_and_failures_are_comfys_own_sentences(comfy: Comfy, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     with pytest.raises(RuntimeError, match="bigger than max"):
-        asyncio.run(upscale(comfy.url, tmp_path / "photo.png", tmp_path / "out", scale=9.0))
+        asyncio.run(run_workflow(comfy.url, tmp_path / "photo.png", tmp_path / "out", scale=9.0))
     with pytest.raises(RuntimeError, match="smaller than min"):
-        asyncio.run(upscale(comfy.url, tmp_path / "photo.png", tmp_path / "out", tile=16))
+        asyncio.run(run_workflow(comfy.url, tmp_path / "photo.png", tmp_path / "out", tile=16))
 
 
 def run_client(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -45,7 +45,9 @@ def files(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     file = models / "tadisr" / "cogview4_release.safetensors"
     for path, given in ((file, prompt), (file.with_name("cogview4_silent.safetensors"), None)):
         found = read_release(pickle, prompt=given, config=config)
-        adapter.write(path, found.config, found.tensors, base={"name": found.config.name}, training=found.record)
+        adapter.write_checkpoint(
+            path, found.config, found.tensors, base={"name": found.config.name}, training=found.record
+        )
     picture = comfy.base / "input" / "cogview4.png"
     write_png(picture, torch.rand(1, 3, 16, 24))
     return base, file, picture

@@ -41,20 +41,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             save_file(as_ldm(model, "vae"), folder / "vae.safetensors")
         assert model.config.lora is not None
         add_lora(model, model.config.lora)
-        adapter.save(randomize(model, seed=seed, scale=0.02), folder / f"{name}.safetensors")
+        adapter.save_checkpoint(randomize(model, seed=seed, scale=0.02), folder / f"{name}.safetensors")
     lora = LoRAConfig(unet_whole=("conv_in",))
     model = load_base(folder / "base", tiny_kolors_config(lora=lora))
     add_lora(model, lora)
     with torch.no_grad():
         for parameter in model.denoiser.get_submodule("conv_in").parameters():
             parameter += 0.2 * torch.randn_like(parameter)
-    adapter.save(randomize(model, seed=2, scale=0.02), folder / "whole.safetensors")
+    adapter.save_checkpoint(randomize(model, seed=2, scale=0.02), folder / "whole.safetensors")
     lora = preset("cogview4").lora
     assert lora is not None
     other = tiny_cogview4_config(lora=lora)
     model = load_base(write_base(folder / "cogview4" / "base", TADiSR(other)), other)
     add_lora(model, lora)
-    adapter.save(randomize(model, seed=3, scale=0.02), folder / "cogview4" / "a.safetensors")
+    adapter.save_checkpoint(randomize(model, seed=3, scale=0.02), folder / "cogview4" / "a.safetensors")
     return folder
 
 

@@ -71,7 +71,7 @@ def test_encoded_and_kept(comfy: Comfy, files: Path, name: str) -> None:
     result = comfy.run(encode(text_encoder=name, name=f"kept {len(name)}"))
     assert result.last == "execution_success", result.error or result.body
     kept = read_prompt(files / "tadisr" / f"kept {len(name)}.safetensors")
-    assert kept.same(encode_prompt(files / "diffusers" / "KolorsText", text=TEXT, word="文字"))
+    assert kept.equals(encode_prompt(files / "diffusers" / "KolorsText", text=TEXT, word="文字"))
     steps = [(d["value"], d["max"]) for kind, d in result.events if kind == "progress"]
     assert steps[-1] == (3, 3)
 
@@ -90,7 +90,7 @@ def test_a_new_node_encodes_the_prompt_of_the_encoders_own_adapters(
     path = files / "tadisr" / f"{folder}.safetensors"
     kept = read_prompt(path)
     assert kept.text == encoder.TEXT and (kept.pooled is None) == (encoder is cogview4_glm)
-    assert kept.same(encoder.encode_prompt(files / "diffusers" / folder))
+    assert kept.equals(encoder.encode_prompt(files / "diffusers" / folder))
     made = path.stat().st_mtime_ns
     asked["prompt"]["inputs"]["overwrite"] = True  # asked in other words for the same: it is not encoded again
     assert comfy.run(asked).last == "execution_success" and path.stat().st_mtime_ns == made
@@ -160,7 +160,7 @@ def test_the_chain_with_another_prompt(comfy: Comfy, files: Path) -> None:
     model = load_base(base, model.config)
     add_lora(model, LoRAConfig())
     path = files / "tadisr" / "prompted.safetensors"
-    adapter.save(randomize(model), path)
+    adapter.save_checkpoint(randomize(model), path)
     Image.effect_noise((13, 9), 60).convert("RGB").save(comfy.base / "input" / "noise.png")
 
     assert comfy.run(encode(name="chained")).last == "execution_success"

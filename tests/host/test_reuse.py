@@ -49,7 +49,7 @@ def test_a_model_file_that_was_replaced_is_loaded_again_and_no_other_is(comfy: C
     model = tadisr.load()
     with torch.no_grad():
         model.vae.decoder.conv_out.bias.add_(0.2)
-    adapter.save(model, folder / "kept.safetensors")
+    adapter.save_checkpoint(model, folder / "kept.safetensors")
     os.utime(folder / "kept.safetensors", (1, 1))  # older than before: any change counts
     after = comfy.run(prompt)
     assert not {"2", "3"} & cached(after)

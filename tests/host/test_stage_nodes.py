@@ -121,7 +121,7 @@ def test_certainty_and_detail_of_a_model_that_has_them(comfy: Comfy) -> None:
     torch.manual_seed(0)
     path = comfy.base / "models" / "tadisr" / "trunk.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    adapter.save(randomize(TADiSR(trunk_config())), path)
+    adapter.save_checkpoint(randomize(TADiSR(trunk_config())), path)
     prompt = staged()
     prompt["model"]["inputs"]["model"] = path.name
     prompt["decode"]["inputs"]["detail"] = 0.5

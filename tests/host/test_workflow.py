@@ -163,7 +163,7 @@ def test_an_adapter_on_its_base(comfy: Comfy, prompt: dict[str, Any]) -> None:
     write_base(comfy.base / "models" / "diffusers" / "TinyKolors", model)
     model = load_base(comfy.base / "models" / "diffusers" / "TinyKolors", model.config)
     add_lora(model, LoRAConfig())
-    adapter.save(randomize(model), comfy.base / "models" / "tadisr" / "tiny.safetensors")
+    adapter.save_checkpoint(randomize(model), comfy.base / "models" / "tadisr" / "tiny.safetensors")
     Image.effect_noise((13, 9), 60).convert("RGB").save(comfy.base / "input" / "noise.png")
     changed = with_inputs(prompt)
     changed["1"]["inputs"]["image"] = "noise.png"

@@ -44,5 +44,5 @@ def hostile_base(kolors_base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     model = load_base(folder / "base", config)
     assert config.lora is not None
     add_lora(model, config.lora)
-    adapter.save(randomize(model), folder / "adapter.safetensors", training={"steps": 1})
+    adapter.save_checkpoint(randomize(model), folder / "adapter.safetensors", training={"steps": 1})
     return folder

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tadisr import preset
 from tadisr.checkpoints.adapter import read_header
-from tadisr.checkpoints.detect import what_is
+from tadisr.checkpoints.detect import describe_table
 from tadisr.checkpoints.release_import import Imported
 from tadisr.checkpoints.release_import import read_release as read_pickle
 from tadisr.checkpoints.tensor_index import read_table
@@ -29,7 +29,7 @@ __all__ = ["list_file", "read_image", "read_prompt", "read_release", "read_setti
 def list_file(path: Path) -> None:
     """Ask a file all that the nodes' lists ask; a CheckpointError is an answer there."""
     is_prompt(path), is_encoder(path), is_glm(path)
-    for ask in (read_header, lambda one: what_is(read_table(one, whole=False))):
+    for ask in (read_header, lambda one: describe_table(read_table(one, whole=False))):
         with contextlib.suppress(CheckpointError):
             ask(path)
 

@@ -23,14 +23,14 @@ sys.path.insert(0, str(ROOT))
 from tadisr import TADiSR, load, preset, upscale  # noqa: E402
 from tadisr.checkpoints import adapter  # noqa: E402
 from tadisr.checkpoints.base_model import build_part, load_part  # noqa: E402
-from tadisr.checkpoints.key_mapping import unet_names, vae_names  # noqa: E402
+from tadisr.checkpoints.key_mapping import map_unet_names, map_vae_names  # noqa: E402
 from tadisr.checkpoints.tensor_index import find_table  # noqa: E402
 from tadisr.config import LoRAConfig  # noqa: E402
 from tadisr.images import read_image, resize  # noqa: E402
 from tadisr.model.lora import add_lora  # noqa: E402
 from tadisr.model.precision import DTYPES, FP8  # noqa: E402
 
-NAMES = {"unet": unet_names, "vae": vae_names}
+NAMES = {"unet": map_unet_names, "vae": map_vae_names}
 VARIANT = "diffusion_pytorch_model.fp16.safetensors"
 ROUTES = [
     ("kolors", "fp16"), ("kolors", "bf16"), ("kolors", "fp8"), ("single", "fp16"), ("single", "fp8"),
@@ -50,9 +50,11 @@ def write(folder: Path) -> None:
     with torch.device("meta"):
         model = TADiSR(config)
         add_lora(model, config.lora or LoRAConfig())
-    tensors = {name: values(name, tensor.shape, block).float() for name, tensor in adapter.tensors_of(model).items()}
+    tensors = {
+        name: values(name, tensor.shape, block).float() for name, tensor in adapter.trained_tensors(model).items()
+    }
     tensors["prompt.positions"] = torch.tensor([config.prompt.tokens - 1])
-    adapter.write(folder / "adapter.safetensors", config, tensors, base={"name": config.name})
+    adapter.write_checkpoint(folder / "adapter.safetensors", config, tensors, base={"name": config.name})
 
 
 def values(name: str, shape: torch.Size, block: torch.Tensor) -> torch.Tensor:

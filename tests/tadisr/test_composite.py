@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tadisr import ConfigError, ImageError
-from tadisr.composite import composite, shape_mask
+from tadisr.composite import composite_images, shape_mask
 
 
 def dot(size: int = 33) -> torch.Tensor:
@@ -35,15 +35,15 @@ def test_text_where_the_mask_is_the_rest_elsewhere_at_the_larger_size() -> None:
     text, rest = torch.ones(1, 3, 40, 60), torch.zeros(1, 3, 20, 30)
     mask = torch.zeros(1, 1, 40, 60)
     mask[..., :30] = 1
-    result = composite(text, rest, mask)
+    result = composite_images(text, rest, mask)
     assert result.shape == (1, 3, 40, 60)
     assert torch.equal(result[..., :30], text[..., :30]) and result[..., 30:].max() == 0
-    assert composite(rest, text, mask).shape == (1, 3, 40, 60)
+    assert composite_images(rest, text, mask).shape == (1, 3, 40, 60)
 
 
 def test_batches_alpha_and_empty_masks() -> None:
     text, rest = torch.rand(1, 4, 8, 8), torch.rand(3, 3, 8, 8)
-    result = composite(text, rest, torch.zeros(1, 1, 8, 8))
+    result = composite_images(text, rest, torch.zeros(1, 1, 8, 8))
     assert result.shape == (3, 4, 8, 8)
     assert torch.equal(result[:, :3], rest) and torch.equal(result[:, 3:], torch.ones(3, 1, 8, 8))
 
@@ -58,4 +58,4 @@ def test_batches_alpha_and_empty_masks() -> None:
 )
 def test_what_does_not_go_together_gets_one_sentence(text, rest, mask, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        composite(torch.zeros(text), torch.zeros(rest), torch.zeros(mask))
+        composite_images(torch.zeros(text), torch.zeros(rest), torch.zeros(mask))

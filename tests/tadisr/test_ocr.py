@@ -29,7 +29,7 @@ def page(*lines: str, size: tuple[int, int] = (420, 200)) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def rapid() -> ocr.Reader:
-    return ocr.reader("rapidocr")
+    return ocr.open_reader("rapidocr")
 
 
 def test_lines_in_reading_order_with_their_places(rapid: ocr.Reader) -> None:
@@ -45,13 +45,13 @@ def test_rapidocr_reads_with_the_models_of_a_folder(rapid: ocr.Reader, tmp_path:
     """The wheel's own two under other names: the same weights and texts, their names in the label."""
     for stage, file in zip(("det", "rec"), rapid.files, strict=True):
         shutil.copy(file, tmp_path / f"ch_PP-OCRv9_{stage}_server.onnx")
-    own = ocr.reader("rapidocr", tmp_path)
+    own = ocr.open_reader("rapidocr", tmp_path)
     assert own.digest == rapid.digest and "ch_PP-OCRv9_det_server + ch_PP-OCRv9_rec_server" in own.label
     picture = page("First line", "Second 42")
     assert [line.text for line in own.read(picture)] == [line.text for line in rapid.read(picture)]
     (tmp_path / "ch_PP-OCRv9_rec_server.onnx").unlink()
     with pytest.raises(TADiSRError, match=r"must hold one ONNX file with _rec_ in its name.*found none"):
-        ocr.reader("rapidocr", tmp_path)
+        ocr.open_reader("rapidocr", tmp_path)
 
 
 def test_lines_beside_one_another_go_from_left_to_right(rapid: ocr.Reader) -> None:
@@ -77,13 +77,13 @@ def test_given_boxes_are_read_even_when_they_are_empty_or_stand_upright(rapid: o
 )
 def test_ratio_by_hand(first: str, second: str, two: float, one: float) -> None:
     """The paper's formula, with a substitution as two and as one."""
-    assert ocr.ratio(first, second) == pytest.approx(two)
-    assert ocr.ratio(first, second, substitution=1) == pytest.approx(one)
+    assert ocr.text_ratio(first, second) == pytest.approx(two)
+    assert ocr.text_ratio(first, second, substitution=1) == pytest.approx(one)
 
 
 def test_compare_finds_the_changed_line_and_marks_it(rapid: ocr.Reader) -> None:
     before, after = page("same line", "Street 21"), page("same line", "Street 27")
-    pairs = ocr.compare(before, after, rapid)
+    pairs = ocr.compare_text(before, after, rapid)
     assert [pair.ratio == 1 for pair in pairs] == [True, False]
     assert pairs[1].ratio == pytest.approx(1 - 2 / (2 * len(pairs[1].before.text)))
     boxes = [pair.before.box for pair in pairs]
@@ -93,7 +93,7 @@ def test_compare_finds_the_changed_line_and_marks_it(rapid: ocr.Reader) -> None:
     assert red[70:].any() and not red[:60].any()
     mask = overlays.box_mask(boxes[1:], (200, 420))
     assert mask.shape == (1, 1, 200, 420) and mask[..., :60, :].sum() == 0 and mask[..., 70:120, 24:100].mean() > 0.5
-    assert ocr.compare(torch.ones(1, 3, 32, 32), after[..., :32, :32], rapid) == []
+    assert ocr.compare_text(torch.ones(1, 3, 32, 32), after[..., :32, :32], rapid) == []
 
 
 def line(text: str) -> ocr.Line:
@@ -102,19 +102,19 @@ def line(text: str) -> ocr.Line:
 
 def test_ocr_a_by_hand() -> None:
     """kitten, sitting: distance 3, so (6 + 7 - 3) / 13; strict 5, as its two substitutions count twice."""
-    one = ocr.score([ocr.Pair(line("sitting"), line("kitten")), ocr.Pair(line("same"), line("same"))])
+    one = ocr.score_pairs([ocr.Pair(line("sitting"), line("kitten")), ocr.Pair(line("same"), line("same"))])
     assert (
         one is not None
         and one.ocr_a == pytest.approx((10 / 13 + 1) / 2)
         and one.strict == pytest.approx((8 / 13 + 1) / 2)
     )
     assert (one.exact, one.lines, one.pictures) == (0.5, 2, 1)
-    gone = ocr.score([ocr.Pair(line("ab"), line("cd"))])
+    gone = ocr.score_pairs([ocr.Pair(line("ab"), line("cd"))])
     assert gone is not None and (gone.ocr_a, gone.strict) == (0.5, 0)
-    both = ocr.total([one, None, gone])  # a picture of two lines counts as much as one of one
+    both = ocr.average_scores([one, None, gone])  # a picture of two lines counts as much as one of one
     assert both is not None and both.ocr_a == pytest.approx((one.ocr_a + 0.5) / 2)
     assert (both.lines, both.pictures, both.exact) == (3, 2, 0.25)
-    assert ocr.score([]) is None and ocr.total([None]) is None
+    assert ocr.score_pairs([]) is None and ocr.average_scores([None]) is None
 
 
 def test_a_reader_says_which_models_it_has(rapid: ocr.Reader) -> None:
@@ -131,7 +131,7 @@ def test_the_sample_is_read(rapid: ocr.Reader) -> None:
 
 def test_engines_that_are_not_there_get_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="engine is 'tesseract', expected auto, paddleocr or rapidocr"):
-        ocr.reader("tesseract")
+        ocr.open_reader("tesseract")
     with pytest.raises(TADiSRError, match=r"none of its models: put .* into"):
         ocr.find_models([tmp_path])
     for name in ("rapidocr", "paddleocr"):
@@ -139,7 +139,7 @@ def test_engines_that_are_not_there_get_one_sentence(tmp_path: Path, monkeypatch
     with pytest.raises(
         TADiSRError, match=r"No text can be read: paddleocr .* rapidocr .* `pip install rapidocr onnxruntime"
     ):
-        ocr.reader("auto", tmp_path)
+        ocr.open_reader("auto", tmp_path)
 
 
 def test_paddle_models_are_found_in_pairs_the_users_folder_first(tmp_path: Path) -> None:
@@ -149,17 +149,17 @@ def test_paddle_models_are_found_in_pairs_the_users_folder_first(tmp_path: Path)
         (folder / "inference.yml").write_text("")
     (mine / "PP-OCRv4_mobile_rec" / "inference.onnx").write_text("")
     assert [path.name for path in ocr.find_models([mine, cache])] == ["PP-OCRv4_mobile_det", "PP-OCRv4_mobile_rec"]
-    assert ocr.backend(mine / "PP-OCRv4_mobile_rec")["engine"] == "onnxruntime"
-    assert ocr.backend(mine / "PP-OCRv4_mobile_det")["engine"] == "paddle_static"
+    assert ocr.choose_backend(mine / "PP-OCRv4_mobile_rec")["engine"] == "onnxruntime"
+    assert ocr.choose_backend(mine / "PP-OCRv4_mobile_det")["engine"] == "paddle_static"
 
 
 def test_a_reader_is_loaded_once_until_models_are_added(rapid: ocr.Reader, tmp_path: Path) -> None:
     for file in rapid.files:
         shutil.copy(file, tmp_path)
-    first = ocr.reader("rapidocr", tmp_path)
-    assert ocr.reader("rapidocr", tmp_path) is first
+    first = ocr.open_reader("rapidocr", tmp_path)
+    assert ocr.open_reader("rapidocr", tmp_path) is first
     (tmp_path / "PP-OCRv5_mobile_det").mkdir()
-    assert ocr.reader("rapidocr", tmp_path) is not first
+    assert ocr.open_reader("rapidocr", tmp_path) is not first
 
 
 # ---- paddleocr ------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def paddle_models(folder: Path) -> Path:
     import onnxruntime
     import yaml
 
-    detector, recognizer = ocr.reader("rapidocr").files
+    detector, recognizer = ocr.open_reader("rapidocr").files
     metadata = onnxruntime.InferenceSession(str(recognizer)).get_modelmeta().custom_metadata_map
     decode = {"DecodeImage": {"channel_first": False, "img_mode": "BGR"}}
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

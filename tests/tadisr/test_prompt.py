@@ -20,7 +20,7 @@ from tadisr.config import LoRAConfig
 from tadisr.errors import CheckpointError
 from tadisr.inference import staged
 from tadisr.model.lora import add_lora
-from tadisr.prompt import EncodedPrompt, prompted, read_prompt, use_prompt
+from tadisr.prompt import EncodedPrompt, read_prompt, use_prompt, with_prompt
 
 
 def encoded(*, width: int = 32, pooled: int | None = 32, tokens: int = 16, seed: int = 0) -> EncodedPrompt:
@@ -40,12 +40,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_round_trip(file: Path) -> None:
-    assert read_prompt(file).same(encoded())
-    assert not read_prompt(file).same(encoded(seed=1))
-    assert not read_prompt(file).same(dataclasses.replace(encoded(), word="文字"))
+    assert read_prompt(file).equals(encoded())
+    assert not read_prompt(file).equals(encoded(seed=1))
+    assert not read_prompt(file).equals(dataclasses.replace(encoded(), word="文字"))
     without = encoded(pooled=None)
     without.save(file)
-    assert read_prompt(file).same(without) and not read_prompt(file).same(encoded())
+    assert read_prompt(file).equals(without) and not read_prompt(file).equals(encoded())
 
 
 def test_names_and_header_are_promises(file: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_prompt_replaces_another(file: Path) -> None:
         use_prompt(model, read_prompt(file))
         after = model(image)
         longer = encoded(tokens=32)
-        with prompted(model, longer):
+        with with_prompt(model, longer):
             other = model(image)
             assert model.prompt.positions.tolist() == [30, 31]
         again = model(image)
@@ -132,7 +132,7 @@ def test_a_prompt_replaces_another(file: Path) -> None:
 
 def test_it_takes_the_models_number_type() -> None:
     model = TADiSR(tiny_kolors_config()).to(torch.bfloat16)
-    prompt = model.prompt.replaced(encoded())
+    prompt = model.prompt.replace_by(encoded())
     assert prompt.embedding.dtype == torch.bfloat16 and prompt.positions.dtype == torch.int64
 
 
@@ -140,7 +140,7 @@ def test_it_takes_the_models_number_type() -> None:
 def test_of_another_base(changes: dict[str, int]) -> None:
     model = TADiSR(tiny_kolors_config())
     with pytest.raises(CheckpointError, match="encode the prompt with the text encoder of its base"):
-        model.prompt.replaced(encoded(**changes))
+        model.prompt.replace_by(encoded(**changes))
 
 
 def test_the_compact_model_has_none_to_replace(file: Path) -> None:
@@ -157,7 +157,7 @@ def tiny_adapter(tmp_path_factory: pytest.TempPathFactory, kolors_base: Path) ->
     model = load_base(kolors_base, tiny_kolors_config())
     add_lora(model, LoRAConfig())
     path = tmp_path_factory.mktemp("adapter") / "tiny.safetensors"
-    adapter.save(randomize(model), path)
+    adapter.save_checkpoint(randomize(model), path)
     return path
 
 
@@ -186,7 +186,9 @@ def test_from_text_encoder_to_picture(
     assert torch.equal(model.prompt.embedding, prompt.embedding) and model.config.prompt.tokens == 256
     again = tmp_path / "again.safetensors"
     tensors = {k: v for k, v in load_file(tiny_adapter).items() if not k.startswith("prompt.")}
-    adapter.save(model, again, tensors=tensors | {f"prompt.{k}": v for k, v in model.prompt.state_dict().items()})
+    adapter.save_checkpoint(
+        model, again, tensors=tensors | {f"prompt.{k}": v for k, v in model.prompt.state_dict().items()}
+    )
     assert torch.equal(load(again, base=kolors_base).prompt.embedding, prompt.embedding)
 
 

@@ -18,7 +18,7 @@ peft = pytest.importorskip("peft", reason="training needs the extra train: pip i
 def test_a_deepened_model_is_the_same_function(compact: TADiSR, tmp_path: Path) -> None:
     from train import grow
 
-    adapter.save(compact, tmp_path / "small.safetensors")
+    adapter.save_checkpoint(compact, tmp_path / "small.safetensors")
     assert (
         grow.main([str(tmp_path / n) for n in ("small.safetensors", "deep.safetensors")] + ["vae.layers_per_block=3"])
         == 0
@@ -37,7 +37,7 @@ def test_a_deepened_trunk_is_the_same_function(tmp_path: Path) -> None:
     small = TADiSR(trunk_config(blocks=4))
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    adapter.save(small, tmp_path / "small.safetensors")
+    adapter.save_checkpoint(small, tmp_path / "small.safetensors")
     files = [str(tmp_path / name) for name in ("small.safetensors", "deep.safetensors")]
     assert grow.main([*files, "decoder.trunk.blocks=8"]) == 0
     deep, image = tadisr.load(files[1]), torch.rand(1, 3, 64, 64)
@@ -50,7 +50,7 @@ def test_a_deepened_trunk_is_the_same_function(tmp_path: Path) -> None:
 def test_a_widened_model_is_the_same_function_and_its_twins_part(compact: TADiSR, tmp_path: Path) -> None:
     from train import grow
 
-    adapter.save(compact, tmp_path / "small.safetensors")
+    adapter.save_checkpoint(compact, tmp_path / "small.safetensors")
     fields = ["vae.layers_per_block=2", "vae.block_out_channels=[96, 128]", "unet.block_out_channels=[96, 128]"]
     assert grow.main([str(tmp_path / n) for n in ("small.safetensors", "wide.safetensors")] + fields) == 0
     wide = tadisr.load(tmp_path / "wide.safetensors").requires_grad_(True)
@@ -67,7 +67,7 @@ def test_a_widened_model_is_the_same_function_and_its_twins_part(compact: TADiSR
 def test_what_is_no_growth_is_refused(compact: TADiSR, tmp_path: Path) -> None:
     from train import grow
 
-    adapter.save(compact, tmp_path / "small.safetensors")
+    adapter.save_checkpoint(compact, tmp_path / "small.safetensors")
     with pytest.raises(SystemExit, match=r"widths (can be )?doubled"):
         grow.main(
             [str(tmp_path / n) for n in ("small.safetensors", "wide.safetensors")] + ["vae.block_out_channels=[64, 64]"]

@@ -32,7 +32,7 @@ def write_run(folder: Path, *, steps: int = 40, validation: bool = True) -> Path
 
 def test_a_run_becomes_figures_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "compact")
-    adapter.save(TADiSR(preset("compact")), run / "model.safetensors", training={"steps": 40, "seed": 5})
+    adapter.save_checkpoint(TADiSR(preset("compact")), run / "model.safetensors", training={"steps": 40, "seed": 5})
     assert main([str(run)]) == 0
     page = run / "report" / "report.html"
     assert str(page) in capsys.readouterr().out

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from tadisr.ocr import TALL, Box, Line, Reader, ratio
+from tadisr.ocr import TALL, Box, Line, Reader, text_ratio
 
 from ..data.pairs import Label
 from .metrics import quad_iou
@@ -84,7 +84,7 @@ def match_lines(labels: Sequence[Line], lines: Sequence[Line]) -> list[tuple[Lin
     """Match labels and lines one to one with the largest sum of strict ratios; a label left over gets an empty line."""
     ratios = np.zeros((len(labels), len(lines)))
     for i, label in enumerate(labels):
-        ratios[i] = [ratio(label.text, line.text) for line in lines]
+        ratios[i] = [text_ratio(label.text, line.text) for line in lines]
     partner = dict(zip(*linear_sum_assignment(ratios, maximize=True), strict=True))
     empty = Line("", 0.0, NOWHERE)
     return [(label, lines[partner[i]] if i in partner else empty) for i, label in enumerate(labels)]

@@ -107,7 +107,7 @@ def collect_worst_images(everything: dict[str, list[Judged]], engine: str, galle
     first = next(iter(everything.values()))
 
     def badness(i: int) -> tuple[float, float]:
-        score = ocr.score(first[i].lines.get(engine, []))
+        score = ocr.score_pairs(first[i].lines.get(engine, []))
         return (score.ocr_a if score else 2.0, first[i].values["psnr"] or 0.0)
 
     cards = []
@@ -127,7 +127,7 @@ def collect_worst_images(everything: dict[str, list[Judged]], engine: str, galle
                 {"text": pair.before.text if name == "HR" else pair.after.text, "right": good}
                 for pair, good in zip(read, right, strict=True)
             ]
-            score = ocr.score(read) if judged else None
+            score = ocr.score_pairs(read) if judged else None
             shown.append(
                 {
                     "name": name,

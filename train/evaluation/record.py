@@ -92,10 +92,10 @@ class Judge:
             judged.features = self._features(f"{source} {hr_digest}", lambda: work.made.picture)
         for reader in self.readers:
             found = self.found(pair, reader, hr_digest, lambda: work.hr)
-            truth = ocr.countable(found, minimum=self.minimum)
+            truth = ocr.select_countable(found, minimum=self.minimum)
             name = f"ocr {_digest(reader.label, str(self.minimum))}"
             if name not in kept:
-                kept[name] = [line_to_json(one.after) for one in ocr.reread(truth, work.output, reader)]
+                kept[name] = [line_to_json(one.after) for one in ocr.reread_lines(truth, work.output, reader)]
             after = [line_from_json(line) for line in kept[name]]
             judged.lines[reader.label] = [ocr.Pair(a, b) for a, b in zip(truth, after, strict=True)]
             name = f"mask {_digest(reader.label)}"

@@ -55,7 +55,7 @@ def collect_ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str
             found |= {f"{name}_precision{end}": Ratio(hits, lines), f"{name}_recall{end}": Ratio(hits, labels)}
             found[f"{name}_f1{end}"] = Ratio(2 * hits, lines + labels)
         for part, suffix in (("lines", ""), ("labelled", "_label")):
-            scores = [ocr.score(getattr(one, part).get(engine, [])) for one in judged]
+            scores = [ocr.score_pairs(getattr(one, part).get(engine, [])) for one in judged]
             found[f"ocr_a{suffix}{end}"] = Ratio.mean([score and score.ocr_a for score in scores])
             found[f"ocr_a_strict{suffix}{end}"] = Ratio.mean([score and score.strict for score in scores])
             found[f"line_match{suffix}{end}"] = Ratio.mean([score and score.exact for score in scores])

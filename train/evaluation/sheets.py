@@ -21,7 +21,7 @@ def write_images_csv(everything: Mapping[str, Sequence[Judged]], engines: Sequen
     ]
     for method, judged in everything.items():
         for one in judged:
-            scores = [ocr.score(one.lines[engine]) for engine in engines]
+            scores = [ocr.score_pairs(one.lines[engine]) for engine in engines]
             read = [[s.ocr_a, s.strict, s.exact, s.lines] if s else ["", "", "", 0] for s in scores]
             values = [one.values.get(name) for name in names]
             table.append([method, one.key, *map(_text, values), *(_text(value) for part in read for value in part)])

@@ -55,7 +55,7 @@ class Nowhere(list[Tensor]):
 
 def keep_recording(recorder: Recorder) -> None:
     """Record responses also when checkpointed layers are computed again, so that both passes have one graph."""
-    listen = recorder.listen
+    listen = recorder.record_responses
 
     @contextmanager
     def lasting(positions: Tensor, size: tuple[int, int]) -> Iterator[list[Tensor]]:
@@ -65,4 +65,4 @@ def keep_recording(recorder: Recorder) -> None:
         for processor in recorder.processors:
             processor.recorder = recorder
 
-    recorder.listen = lasting  # pyright: ignore[reportAttributeAccessIssue]
+    recorder.record_responses = lasting  # pyright: ignore[reportAttributeAccessIssue]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tadisr.images import write_png
 from tadisr.model import Output, TADiSR
-from tadisr.visualization.attention_heatmap import colorize
+from tadisr.visualization.attention_heatmap import colorize_heat
 
 from ..data.triplets import Samples
 from ..psnr import compute_psnr
@@ -58,7 +58,7 @@ def draw_attention(output: Output, size: int) -> Tensor:
         F.interpolate(r.float().cpu().mean(1, keepdim=True), (size, size), mode="bilinear") for r in output.responses
     ]
     heat = torch.stack(maps).mean(0)
-    return colorize((heat - heat.amin()) / (heat.amax() - heat.amin()).clamp_min(1e-12), "turbo").clamp(0, 1)
+    return colorize_heat((heat - heat.amin()) / (heat.amax() - heat.amin()).clamp_min(1e-12), "turbo").clamp(0, 1)
 
 
 def mask_iou(mask: Tensor, target: Tensor) -> float:

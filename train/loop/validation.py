@@ -34,7 +34,7 @@ class Validation:
         unknown = [name for name in self.best if name not in samples.names]
         if unknown:
             raise ConfigError(f"validate.best names {unknown[0]}; validated are {', '.join(samples.names)}.")
-        self.reader = None if config.ocr == "off" else ocr.reader(config.ocr)
+        self.reader = None if config.ocr == "off" else ocr.open_reader(config.ocr)
         self.lines: dict[int, list[ocr.Line]] = {}  # of the HR images, read once
 
     @torch.no_grad()
@@ -71,10 +71,10 @@ class Validation:
             row["mask_iou"] = mask_iou(mask, sample["mask"][None])
         if self.reader is not None:
             if index not in self.lines:
-                self.lines[index] = ocr.reference(hr, self.reader, minimum=self.minimum)
-            pairs = ocr.reread(self.lines[index], image, self.reader)
+                self.lines[index] = ocr.read_reference(hr, self.reader, minimum=self.minimum)
+            pairs = ocr.reread_lines(self.lines[index], image, self.reader)
             small = [pair for pair in pairs if measure_line_height(pair.before) < SMALL_TEXT]
-            scores = {"ocr_a": ocr.score(pairs), "ocr_a_small": ocr.score(small)}
+            scores = {"ocr_a": ocr.score_pairs(pairs), "ocr_a_small": ocr.score_pairs(small)}
             row |= {name: score.ocr_a for name, score in scores.items() if score is not None}
         return row
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from tadisr.atomic_write import write_atomic
 from tadisr.errors import ConfigError, TADiSRError
-from tadisr.validation import build
+from tadisr.validation import build_dataclass
 
 from ..config import Loader, merge_tables, parse_override
 from ..data.sources import Source, SourceError, open_source
@@ -78,7 +78,7 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> FitConf
     table = yaml.load(path.read_text(), Loader)
     for override in overrides or []:
         table = merge_tables(table, parse_override(override))
-    return build(FitConfig, table, path.name)
+    return build_dataclass(FitConfig, table, path.name)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------

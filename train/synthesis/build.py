@@ -68,7 +68,7 @@ def resolve_paths(config: SynthesisConfig) -> SynthesisConfig:
 
     reading = config.reading
     models = None if reading.models is None else file(reading.models)
-    engine = ocr.reader(reading.engine, None if models is None else Path(models), threads=1).name
+    engine = ocr.open_reader(reading.engine, None if models is None else Path(models), threads=1).name
     model = config.enhance.model
     return dataclasses.replace(
         config,

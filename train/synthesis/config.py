@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tadisr.errors import ConfigError
-from tadisr.validation import build
+from tadisr.validation import build_dataclass
 
 from ..config import load_table, merge_tables, parse_override
 
@@ -167,8 +167,8 @@ def from_dict(data: dict[str, Any], where: str = "config") -> SynthesisConfig:
         tables = data.get(name, [])
         if not isinstance(tables, (list, tuple)):
             raise ConfigError(f"{where}.{name} is {type(tables).__name__}, expected a list of sources.")
-        data[name] = tuple(build(kind, table, f"{where}.{name}.{i}") for i, table in enumerate(tables))
-    return build(SynthesisConfig, data, where)
+        data[name] = tuple(build_dataclass(kind, table, f"{where}.{name}.{i}") for i, table in enumerate(tables))
+    return build_dataclass(SynthesisConfig, data, where)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from tadisr.checkpoints import adapter
 @pytest.fixture
 def file(compact: TADiSR, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    adapter.save(compact, path, training={"steps": 7, "data": {"kind": "rendered"}, "seed": 1, "commit": "abc"})
+    adapter.save_checkpoint(
+        compact, path, training={"steps": 7, "data": {"kind": "rendered"}, "seed": 1, "commit": "abc"}
+    )
     return path
 
 
@@ -53,7 +55,7 @@ def test_keys_and_header_are_promises(file: Path) -> None:
 
 def test_half_precision_files_load_as_fp32(compact: TADiSR, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
-    adapter.save(compact, path, dtype=torch.float16)
+    adapter.save_checkpoint(compact, path, dtype=torch.float16)
     assert load_file(path)["prompt.embedding"].dtype == torch.float16
     assert load(path).dtype == torch.float32
     assert load(path, dtype=torch.bfloat16).dtype == torch.bfloat16
@@ -117,7 +119,7 @@ def test_writing_is_whole_or_not_at_all(compact: TADiSR, file: Path, monkeypatch
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        adapter.save(compact, file)
+        adapter.save_checkpoint(compact, file)
     assert file.read_bytes() == before
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from tadisr import CheckpointError, TADiSR, preset
 from tadisr.checkpoints.base_model import build_part, load_base
-from tadisr.checkpoints.detect import what_is
-from tadisr.checkpoints.key_mapping import old_vae_names, unet_names, vae_names
+from tadisr.checkpoints.detect import describe_table
+from tadisr.checkpoints.key_mapping import map_old_vae_names, map_unet_names, map_vae_names
 from tadisr.checkpoints.tensor_index import Table, read_table
 from tadisr.config import ModelConfig
 
@@ -76,14 +76,17 @@ def test_single_files_of_comfyui(whole: TADiSR, tmp_path: Path, prefix: str) -> 
     unet, vae = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(as_ldm(whole, "unet", prefix), unet)
     save_file(as_ldm(whole, "vae", "first_stage_model." if prefix else ""), vae)
-    assert what_is(read_table(unet)) == "Kolors' U-Net" and what_is(read_table(vae)) == "a VAE of SDXL's kind"
+    assert (
+        describe_table(read_table(unet)) == "Kolors' U-Net"
+        and describe_table(read_table(vae)) == "a VAE of SDXL's kind"
+    )
     model = load_base(unet, whole.config, vae=vae)
     assert parts_equal(model, whole) and model.base_digest == whole.base_digest
 
 
 def test_single_files_with_diffusers_keys(whole: TADiSR, kolors_base: Path, tmp_path: Path) -> None:
     old = load_file(kolors_base / "vae" / FILE)
-    save_file({new: old[name] for name, new in old_vae_names(old).items()}, tmp_path / "old_vae.safetensors")
+    save_file({new: old[name] for name, new in map_old_vae_names(old).items()}, tmp_path / "old_vae.safetensors")
     projection = as_ldm(whole, "unet", "model.diffusion_model.")
     for name in ("encoder_hid_proj.weight", "encoder_hid_proj.bias"):
         projection[name] = projection.pop(f"model.diffusion_model.{name}")
@@ -97,7 +100,7 @@ def test_the_names_are_diffusers_own_both_ways() -> None:
     config = preset("kolors")
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel.from_config(config.unet), AutoencoderKL.from_config(config.vae)
-    names = unet_names(unet.state_dict(), config.unet)
+    names = map_unet_names(unet.state_dict(), config.unet)
     assert len(names) == len(set(names.values())) == 1682
     numbered = {name: torch.tensor(i) for i, name in enumerate(names)}
     there = {f"model.diffusion_model.{names[name]}": tensor for name, tensor in numbered.items()}
@@ -105,7 +108,7 @@ def test_the_names_are_diffusers_own_both_ways() -> None:
     assert set(numbered) - set(back) == {"encoder_hid_proj.weight", "encoder_hid_proj.bias"}
     assert all(torch.equal(tensor, numbered[name]) for name, tensor in back.items())
 
-    names = vae_names(vae.state_dict(), config.vae)
+    names = map_vae_names(vae.state_dict(), config.vae)
     numbered = {name: torch.full((1, 1, 1, 1), i) for i, name in enumerate(names)}
     back = convert_ldm_vae_checkpoint({names[name]: tensor for name, tensor in numbered.items()}, dict(vae.config))
     assert back.keys() == numbered.keys() and len(back) == 248

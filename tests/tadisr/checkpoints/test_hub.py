@@ -126,7 +126,7 @@ def begins(hub: Hub, name: str) -> list[int]:
 
 def test_a_cut_connection_goes_on(tmp_path: Path) -> None:
     with Hub({"a/b": {BIG: noise(45_000_000)}}, cut={BIG: 2}) as hub:
-        download.fetch(download.plan(ANY, tmp_path, endpoint=hub.url), tmp_path)
+        download.download_missing(download.plan_download(ANY, tmp_path, endpoint=hub.url), tmp_path)
         first, second, third = begins(hub, BIG)
     assert 0 == first < second < third < 45_000_000
     assert (tmp_path / BIG).read_bytes() == noise(45_000_000)
@@ -135,18 +135,18 @@ def test_a_cut_connection_goes_on(tmp_path: Path) -> None:
 def test_another_run_goes_on_where_the_first_was_cut(tmp_path: Path) -> None:
     """Half comes, then the server is down: one sentence. Later only the rest is asked for."""
     with Hub({"a/b": {BIG: noise(45_000_000)}}, cut={BIG: 1}, dies=True) as hub:
-        plan = download.plan(ANY, tmp_path, endpoint=hub.url)
+        plan = download.plan_download(ANY, tmp_path, endpoint=hub.url)
         with pytest.raises(download.TADiSRError, match=r"could not be fetched .* What came is kept"):
-            download.fetch(plan, tmp_path)
+            download.download_missing(plan, tmp_path)
         (part,) = tmp_path.iterdir()
         kept = part.stat().st_size
         assert part.name != BIG and 10_000_000 < kept < 25_000_000
         assert part.read_bytes() == noise(45_000_000)[:kept]
         hub.down.clear()
         hub.requests.clear()
-        plan = download.plan(ANY, tmp_path, endpoint=hub.url)
-        assert plan.bytes_left(tmp_path) == 45_000_000 - kept
-        download.fetch(plan, tmp_path)
+        plan = download.plan_download(ANY, tmp_path, endpoint=hub.url)
+        assert plan.count_bytes_left(tmp_path) == 45_000_000 - kept
+        download.download_missing(plan, tmp_path)
         assert begins(hub, BIG) == [kept]
     assert written(tmp_path) == {BIG} and (tmp_path / BIG).read_bytes() == noise(45_000_000)
 
@@ -190,12 +190,12 @@ def test_a_full_disk(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_no_space_left_on_the_device(hub: Hub, tmp_path: Path) -> None:
     source = download.SOURCES["kolors"]
-    plan = download.plan(source, tmp_path, endpoint=hub.url)
+    plan = download.plan_download(source, tmp_path, endpoint=hub.url)
     file = next(file for file in plan.missing if file.path == UNET)
     file.part(tmp_path).parent.mkdir()
     file.part(tmp_path).symlink_to("/dev/full")
     with pytest.raises(download.TADiSRError, match="is full"):
-        download.fetch_one(plan, file, tmp_path)
+        download.download_file(plan, file, tmp_path)
 
 
 def test_too_little_space_is_told_before(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -295,7 +295,7 @@ def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
     )
     files = {name: b"1", "a": b"1", "a/b": b"1", "a/b/c": b"1"}
     with Hub({"a/b": files}) as hub, pytest.raises(download.TADiSRError, match="outside its repository"):
-        download.plan(source, tmp_path, endpoint=hub.url)
+        download.plan_download(source, tmp_path, endpoint=hub.url)
 
 
 def test_the_compact_model_ships(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def imported(release: Release, path: Path, *, prompt: bool = True) -> Path:
     from tadisr.prompt import read_prompt
 
     found = read_release(release.pickle, prompt=read_prompt(release.prompt) if prompt else None, config=release.config)
-    adapter.write(path, found.config, found.tensors, base={"name": found.config.name}, training=found.record)
+    adapter.write_checkpoint(path, found.config, found.tensors, base={"name": found.config.name}, training=found.record)
     return path
 
 

@@ -129,7 +129,7 @@ def test_bench_refuses_a_size_that_does_not_fit(compact: TADiSR) -> None:
     from tadisr import ConfigError
 
     with pytest.raises(ConfigError, match="multiple of 16"):
-        benchmark.measure(compact, size=100)
+        benchmark.measure_stages(compact, size=100)
 
 
 def test_runs_as_a_module_without_network(tmp_path: Path) -> None:

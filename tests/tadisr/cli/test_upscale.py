@@ -261,7 +261,7 @@ def test_a_contact_sheet(tmp_path: Path) -> None:
 def test_certainty_is_written_beside_and_onto_the_contact_sheet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    adapter.save(TADiSR(trunk_config()), tmp_path / "trunk.safetensors")
+    adapter.save_checkpoint(TADiSR(trunk_config()), tmp_path / "trunk.safetensors")
     photo = small(tmp_path / "in" / "a.png")
     options = ("--model", tmp_path / "trunk.safetensors", "--certainty", "--compare", "--mask", "--detail", 0.5)
     assert upscale(photo, "-o", tmp_path / "out", *options) == 0

@@ -15,7 +15,7 @@ from tadisr.checkpoints import adapter
 from tadisr.checkpoints.base_model import load_base
 from tadisr.model.lora import add_lora
 from tadisr.model.precision import FP8, Linear, LowRank, to_fp8
-from tadisr.profiling.memory import Alive, plan
+from tadisr.profiling.memory import Alive, plan_memory
 
 IMAGE = torch.rand(1, 3, 32, 64, generator=torch.Generator().manual_seed(0))
 
@@ -28,7 +28,7 @@ def trained(kolors_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert model.config.lora is not None
     add_lora(model, model.config.lora)
     path = tmp_path_factory.mktemp("adapter") / "a.safetensors"
-    adapter.save(randomize(model, scale=0.03), path)
+    adapter.save_checkpoint(randomize(model, scale=0.03), path)
     return path
 
 
@@ -157,8 +157,8 @@ def test_living_bytes_are_counted() -> None:
 def test_kolors_fits_the_cards_it_is_said_to_fit() -> None:
     """docs/user/kolors.md: 8 GB with fp8, 12 GB in bf16, a tile of 768, a gigabyte left for driver and workspaces."""
     config = load_preset()
-    fp8 = plan(config, dtype=FP8, compute=torch.bfloat16)
-    bf16 = plan(config, dtype=torch.bfloat16, compute=torch.bfloat16)
+    fp8 = plan_memory(config, dtype=FP8, compute=torch.bfloat16)
+    bf16 = plan_memory(config, dtype=torch.bfloat16, compute=torch.bfloat16)
     assert fp8["together"] < 7e9 and bf16["together"] < 10e9
     assert bf16["weights"]["unet"] == 2 * 2_579_458_820
     assert bf16["weights"]["vae"] == 2 * 83_653_863

@@ -21,7 +21,7 @@ pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip in
 
 @pytest.fixture(scope="module")
 def rapid() -> ocr.Reader:
-    return ocr.reader("rapidocr")
+    return ocr.open_reader("rapidocr")
 
 
 def page(*lines: str) -> torch.Tensor:

@@ -17,7 +17,7 @@ from tadisr.model.lora import add_lora
 from tadisr.model.precision import FP8
 from tadisr.model.schedule import denoise_latent, denoiser_time, nearest_sigma
 from tadisr.model.text_attention import text_layers
-from tadisr.profiling.memory import plan
+from tadisr.profiling.memory import plan_memory
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_number_types_and_memory(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", TADiSR(config))
     model = load_base(base, config)
     add_lora(model, lora)
-    adapter.save(randomize(model, scale=0.03), tmp_path / "a.safetensors")
+    adapter.save_checkpoint(randomize(model, scale=0.03), tmp_path / "a.safetensors")
     picture = torch.rand(1, 3, 32, 64)
     exact = load(tmp_path / "a.safetensors", base=base)(picture).image
     for dtype, most in ((torch.float16, 0.05), (torch.bfloat16, 0.2), (FP8, 0.1)):
@@ -132,6 +132,7 @@ def test_number_types_and_memory(tmp_path: Path) -> None:
     large.weight.mul_(2e4 / float(large.weight.abs().max()))
     assert half(picture).image.isfinite().all() and half.overflowed
     counted = [
-        plan(config, dtype=d, compute=torch.bfloat16, tile=128)["weights"]["transformer"] for d in (torch.bfloat16, FP8)
+        plan_memory(config, dtype=d, compute=torch.bfloat16, tile=128)["weights"]["transformer"]
+        for d in (torch.bfloat16, FP8)
     ]
     assert counted[1] < 0.9 * counted[0]

@@ -44,7 +44,7 @@ def test_merged_equals_peft(trained: TADiSR, kolors_base: Path) -> None:
 
 def test_an_adapter_file_brings_the_whole_model_back(trained: TADiSR, kolors_base: Path, tmp_path: Path) -> None:
     path = tmp_path / "adapter.safetensors"
-    adapter.save(trained, path, training={"steps": 3})
+    adapter.save_checkpoint(trained, path, training={"steps": 3})
     names = adapter.read_header(path)
     assert names.base["digest"] == trained.base_digest and set(trained.base_digest) == {"unet", "vae"}
     loaded = load(path, base=kolors_base)
@@ -59,7 +59,7 @@ def test_another_base_is_refused(trained: TADiSR, tmp_path: Path) -> None:
     from tiny import write_base
 
     path = tmp_path / "adapter.safetensors"
-    adapter.save(trained, path)
+    adapter.save_checkpoint(trained, path)
     torch.manual_seed(99)
     other = write_base(tmp_path / "other", TADiSR(tiny_kolors_config()))
     with pytest.raises(CheckpointError, match="use the same one"):

@@ -47,11 +47,11 @@ def test_new_interaction_blocks_leave_the_image_decoder_alone(name: str) -> None
     torch.nn.init.normal_(model.vae.decoder.conv_out.weight, std=0.1)
     channels = config.vae["latent_channels"]
     latent, a_tex = torch.randn(1, channels, 8, 6), torch.randn(1, config.decoder.text_channels[0], 8, 6)
-    from tadisr.model.vae import decode
+    from tadisr.model.vae import decode_latent
 
     with torch.inference_mode():
         _, skips = model.encode(torch.rand(1, 3, 64, 48))
-        image, logits, _ = decode(model.vae, model.decoder, latent, a_tex, skips)
+        image, logits, _ = decode_latent(model.vae, model.decoder, latent, a_tex, skips)
         plain = model.vae.decode(latent / model.vae.config.scaling_factor).sample
     assert logits is not None and logits.shape[-2:] == plain.shape[-2:]
     assert torch.equal(image, plain)

@@ -63,7 +63,7 @@ def test_recording_changes_nothing(tiny_kolors: TADiSR) -> None:
     with torch.inference_mode():
         expected = plain(latent, 200, **conditions).sample
         silent = tiny_kolors.unet(latent, 200, **conditions).sample
-        with tiny_kolors.recorder.listen(tiny_kolors.prompt.positions, (8, 8)) as maps:
+        with tiny_kolors.recorder.record_responses(tiny_kolors.prompt.positions, (8, 8)) as maps:
             recorded = tiny_kolors.unet(latent, 200, **conditions).sample
     assert len(maps) == 70
     assert torch.equal(silent, expected)
@@ -71,7 +71,7 @@ def test_recording_changes_nothing(tiny_kolors: TADiSR) -> None:
 
 
 def test_a_failed_run_leaves_nobody_listening(tiny_kolors: TADiSR) -> None:
-    with pytest.raises(RuntimeError), tiny_kolors.recorder.listen(tiny_kolors.prompt.positions, (8, 8)):
+    with pytest.raises(RuntimeError), tiny_kolors.recorder.record_responses(tiny_kolors.prompt.positions, (8, 8)):
         raise RuntimeError
     assert tiny_kolors.recorder.recording is None
 
@@ -82,7 +82,7 @@ def test_the_release_selects_550_heads() -> None:
     with torch.inference_mode():
         _, responses = model.denoise(torch.randn(1, 4, 8, 8))
     assert (len(responses), model.recorder.channels) == (60, 550)
-    assert model.prompt.word_positions(12).tolist() == [12]
+    assert model.prompt.find_word_rows(12).tolist() == [12]
 
 
 def test_level_size_halves_rounding_up() -> None:
@@ -105,4 +105,4 @@ def test_compact_listens_to_its_own_word() -> None:
     model = TADiSR(preset("compact"))
     assert model.prompt.positions.tolist() == [model.config.prompt.tokens - 1]
     other = dataclasses.replace(model.config, text_attention=TextAttentionConfig(position=0))
-    assert TADiSR(other).prompt.word_positions(0).tolist() == [0]
+    assert TADiSR(other).prompt.find_word_rows(0).tolist() == [0]

@@ -16,7 +16,7 @@ from tadisr.images import resize
 from tadisr.inference import staged
 from tadisr.inference.tiling import Tiling
 from tadisr.inference.upscale import upscale_strips
-from tadisr.model.certainty import average, certainty_map, keep_sure_detail
+from tadisr.model.certainty import average_window, certainty_map, keep_sure_detail
 from tadisr.profiling import benchmark, memory
 
 
@@ -79,7 +79,7 @@ def test_an_empty_guide_is_no_guide_and_a_drawn_one_changes_only_its_own_image(m
 
 
 def test_a_trunk_checkpoint_is_loaded_as_it_was_saved(model: TADiSR, tmp_path: Path) -> None:
-    adapter.save(shaken(model), tmp_path / "trunk.safetensors")
+    adapter.save_checkpoint(shaken(model), tmp_path / "trunk.safetensors")
     loaded, image = tadisr.load(tmp_path / "trunk.safetensors"), torch.rand(1, 3, 48, 48)
     with torch.no_grad():
         torch.testing.assert_close(loaded(image).image, model.eval()(image).image)
@@ -110,10 +110,10 @@ def test_certainty_falls_with_the_variance_and_stays_in_range() -> None:
 
 
 def test_the_average_is_over_the_window_inside_the_image() -> None:
-    torch.testing.assert_close(average(torch.ones(1, 1, 20, 50)), torch.ones(1, 1, 20, 50))
+    torch.testing.assert_close(average_window(torch.ones(1, 1, 20, 50)), torch.ones(1, 1, 20, 50))
     spot = torch.zeros(1, 1, 99, 99)
     spot[..., 49, 49] = 33.0**2
-    found = average(spot)
+    found = average_window(spot)
     assert found[..., 49, 65] == pytest.approx(1.0) and found[..., 49, 66] == 0
 
 
@@ -178,7 +178,7 @@ def test_a_model_without_certainty_says_so(compact: TADiSR) -> None:
 
 
 def test_bench_and_memory_count_a_trunk_model(model: TADiSR) -> None:
-    report = benchmark.measure(model.eval().requires_grad_(False), size=64, runs=1)
+    report = benchmark.measure_stages(model.eval().requires_grad_(False), size=64, runs=1)
     assert set(report["ratios"]) == {"text_attention"} and report["stages"]["decode"]["seconds"] > 0
-    counted = memory.plan(model.config, dtype=torch.float32, compute=torch.float32, tile=64)
+    counted = memory.plan_memory(model.config, dtype=torch.float32, compute=torch.float32, tile=64)
     assert counted["weights"]["all"] == sum(p.nbytes for p in model.state_dict().values())

@@ -28,7 +28,7 @@ from tadisr.config import PromptConfig
 from tadisr.errors import CheckpointError, ConfigError, TADiSRError
 from tadisr.text_encoders import chatglm3
 from tadisr.text_encoders.chatglm3 import encode_prompt
-from tadisr.text_encoders.chatglm3_weights import CHATGLM3, is_encoder, open_weights, unpack
+from tadisr.text_encoders.chatglm3_weights import CHATGLM3, is_encoder, open_weights, unpack_int4
 
 TEXT = PromptConfig.text
 
@@ -97,7 +97,7 @@ def test_every_container_gives_the_same(kolors: Path, glm: Any, vocabulary: Path
         "single": lambda: write_single(tmp_path / "chatglm3-fp16.safetensors", glm),
     }[kind]()
     beside = kolors / "tokenizer" if kind == "single" else None
-    assert encode_prompt(source, tokenizer=beside).same(expected)  # the encoder's digest too
+    assert encode_prompt(source, tokenizer=beside).equals(expected)  # the encoder's digest too
 
 
 def test_quantised_files_are_what_they_stand_for(glm: Any, vocabulary: Path, tmp_path: Path) -> None:
@@ -129,19 +129,19 @@ def test_quantised_files_are_what_they_stand_for(glm: Any, vocabulary: Path, tmp
 
 def test_the_published_packing_of_4_bits() -> None:
     """compress_int4_weight of ChatGLM's C reference: the first value in the high half, both signed."""
-    assert unpack(torch.tensor([[0x7F, -128]], dtype=torch.int8)).tolist() == [[7, -1, -8, 0]]
+    assert unpack_int4(torch.tensor([[0x7F, -128]], dtype=torch.int8)).tolist() == [[7, -1, -8, 0]]
 
 
 def test_only_one_layer_is_in_memory(kolors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
     models: list[Any] = []
-    build = chatglm3.skeleton
+    build = chatglm3.build_skeleton
 
     def remember(weights: Any) -> Any:
         models.append(build(weights))
         return models[0]
 
-    monkeypatch.setattr(chatglm3, "skeleton", remember)
+    monkeypatch.setattr(chatglm3, "build_skeleton", remember)
 
     def progress(done: int, total: int) -> None:
         held.append(sum(not p.is_meta for p in models[0].parameters()))
@@ -233,8 +233,8 @@ def test_a_word_that_is_cut_off(kolors: Path) -> None:
 def test_a_hub_cache_folder(kolors: Path, tmp_path: Path) -> None:
     cache = into_hub_cache(kolors, tmp_path / "models--Kwai-Kolors--Kolors-diffusers")
     expected = encode_prompt(kolors)
-    assert encode_prompt(cache).same(expected)
-    assert encode_prompt(kolors / "text_encoder", tokenizer=cache).same(expected)
+    assert encode_prompt(cache).equals(expected)
+    assert encode_prompt(kolors / "text_encoder", tokenizer=cache).equals(expected)
 
 
 # ---- wrong files ----------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_the_real_sizes_are_told_by_the_table(tmp_path: Path) -> None:
         assert (config["num_layers"], config["hidden_size"], config["ffn_hidden_size"]) == (28, 4096, 13696)
         assert (config["num_attention_heads"], config["kv_channels"], config["multi_query_group_num"]) == (32, 128, 2)
         assert config["padded_vocab_size"] == 65024
-        chatglm3.skeleton(weights)  # every name and shape of diffusers' model is in it
+        chatglm3.build_skeleton(weights)  # every name and shape of diffusers' model is in it
         size = path.stat().st_size / 1e9
         assert size == pytest.approx({16: 12.49, 8: 6.78, 4: 3.92}[bits], abs=0.01)  # the published files'
 

@@ -55,16 +55,16 @@ def test_normalised_by_picture_or_by_batch() -> None:
 @pytest.mark.parametrize("name", attention_heatmap.COLOR_MAPS)
 def test_colours_rise_with_the_heat_and_lie_over_a_picture(name: str) -> None:
     heat = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(1, 1, 8, 64)
-    colors = attention_heatmap.colorize(heat, name)
+    colors = attention_heatmap.colorize_heat(heat, name)
     assert colors.shape == (1, 3, 8, 64) and colors.min() >= 0 and colors.max() <= 1
     assert (colors[..., 0] - colors[..., -1]).abs().sum() > 0.3
-    over = attention_heatmap.overlay(heat, torch.zeros(1, 4, 16, 128), name, opacity=0.5)
+    over = attention_heatmap.overlay_heat(heat, torch.zeros(1, 4, 16, 128), name, opacity=0.5)
     assert over.shape == (1, 3, 16, 128)
     assert (over.mean() - colors.mean() / 2).abs() < 0.02
     with pytest.raises(ImageError, match="2 pictures for 1 heat maps"):
-        attention_heatmap.overlay(heat, torch.zeros(2, 3, 8, 8), name)
+        attention_heatmap.overlay_heat(heat, torch.zeros(2, 3, 8, 8), name)
     with pytest.raises(ConfigError, match="colour map"):
-        attention_heatmap.colorize(heat, "rainbow road")
+        attention_heatmap.colorize_heat(heat, "rainbow road")
 
 
 def test_the_networks_own_attention(compact: TADiSR) -> None:

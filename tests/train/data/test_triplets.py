@@ -19,7 +19,7 @@ from train.data.triplets import Mixture, PairCrops, Share, Triplets, open_held_o
 
 
 def data(**fields: Any) -> DataConfig:
-    return settings.build(DataConfig, {"crop": 32, **fields}, "data")
+    return settings.build_dataclass(DataConfig, {"crop": 32, **fields}, "data")
 
 
 def place(hr: torch.Tensor) -> tuple[int, int]:

@@ -129,12 +129,12 @@ def test_every_method_has_a_row_with_independent_figures(report: Path, data: Pat
 
 def test_ocr_a_is_the_librarys(report: Path, data: Path, finished: Path) -> None:
     """What TADiSRCompareText counts with, on the same pictures; the bare wall does not count."""
-    reader = ocr.reader("rapidocr")
+    reader = ocr.open_reader("rapidocr")
     scores = []
     for number in range(3):
-        pairs = ocr.compare(image(data / "hr" / f"{number}.png"), image(finished / f"{number}.png"), reader)
-        scores.append(ocr.score(pairs))
-    expected, row = ocr.total(scores), rows(report)["finished"]
+        pairs = ocr.compare_text(image(data / "hr" / f"{number}.png"), image(finished / f"{number}.png"), reader)
+        scores.append(ocr.score_pairs(pairs))
+    expected, row = ocr.average_scores(scores), rows(report)["finished"]
     assert expected is not None and (expected.lines, expected.pictures) == (3, 2)
     assert row["ocr_a"] == pytest.approx(expected.ocr_a, abs=1e-6) and row["ocr_a"] < 1
     assert row["ocr_a_strict"] == pytest.approx(expected.strict, abs=1e-6)
@@ -260,8 +260,8 @@ def test_the_same_again_computes_nothing(
     ]
     arguments += ["--cache", str(report / "cache"), "--device", "cpu"]
     monkeypatch.setattr(methods.Ours, "model", property(refuse))
-    monkeypatch.setattr(ocr.RapidReader, "detect", refuse)
-    monkeypatch.setattr(ocr.RapidReader, "recognize", refuse)
+    monkeypatch.setattr(ocr.RapidReader, "detect_lines", refuse)
+    monkeypatch.setattr(ocr.RapidReader, "recognize_line", refuse)
     monkeypatch.setattr("train.evaluation.record.compute_psnr", refuse)
     assert main([*arguments, "-o", str(copy), "--bootstrap", "7"]) == 0
     again, kept = rows(copy), rows(report)
@@ -338,7 +338,7 @@ def test_several_models_are_compared_with_the_first(
     for seed, name in enumerate(("full", "wo_jsd")):
         torch.manual_seed(seed)
         files[name] = tmp_path / f"{name}.safetensors"
-        adapter.save(tadisr.TADiSR(preset("compact")), files[name])
+        adapter.save_checkpoint(tadisr.TADiSR(preset("compact")), files[name])
     arguments = [
         "--data",
         str(data),
@@ -377,7 +377,7 @@ def test_an_adapter_on_a_frozen_base(
     model = load_base(kolors_base, config)
     assert config.lora is not None
     add_lora(model, config.lora)
-    adapter.save(randomize(model), tmp_path / "adapter.safetensors")
+    adapter.save_checkpoint(randomize(model), tmp_path / "adapter.safetensors")
     arguments = [
         "--data",
         str(data),

@@ -116,7 +116,7 @@ def test_an_adapter_trains_on_a_frozen_base(kolors_base: Path, tmp_path: Path, m
     again = build_model(config(tmp_path / "next", *options, f"init={file}"))
     learned = {name: p for name, p in again.named_parameters() if p.requires_grad}
     assert any(".lora_B." in name and p.any() for name, p in learned.items())
-    assert all(torch.equal(value, written[name]) for name, value in adapter.tensors_of(again).items())
+    assert all(torch.equal(value, written[name]) for name, value in adapter.trained_tensors(again).items())
 
 
 def test_an_adapter_trains_on_cogview4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +349,7 @@ def test_build_model_needs_its_base(tmp_path: Path) -> None:
 def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_path: Path) -> None:
     from train.ship import main as ship
 
-    adapter.save(compact, tmp_path / "run.safetensors", training={"steps": 5})
+    adapter.save_checkpoint(compact, tmp_path / "run.safetensors", training={"steps": 5})
     options = ["--gain", "0.5", "--detail", "0.25"]
     assert ship([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors"), *options]) == 0
     shipped, image = tadisr.load(tmp_path / "out.safetensors"), torch.rand(1, 3, 32, 32)
@@ -369,7 +369,7 @@ def test_the_mean_of_runs_is_shipped(compact: TADiSR, tmp_path: Path) -> None:
     for i, file in enumerate(files):
         with torch.no_grad():
             compact.prompt.embedding.fill_(float(i * i))
-        adapter.save(compact, file, training={"seed": i})
+        adapter.save_checkpoint(compact, file, training={"seed": i})
     ship_model(files[0], tmp_path / "out.safetensors", mean=files[1:])
     shipped = tadisr.load(tmp_path / "out.safetensors")
     torch.testing.assert_close(
@@ -377,7 +377,7 @@ def test_the_mean_of_runs_is_shipped(compact: TADiSR, tmp_path: Path) -> None:
     )
     assert adapter.read_header(tmp_path / "out.safetensors").training["mean_with"] == [{"seed": 1}, {"seed": 2}]
     other = TADiSR(dataclasses.replace(compact.config, name="other"))
-    adapter.save(other, files[1], training={})
+    adapter.save_checkpoint(other, files[1], training={})
     with pytest.raises(ConfigError, match="one config"):
         ship_model(files[0], tmp_path / "out.safetensors", mean=files[1:])
 

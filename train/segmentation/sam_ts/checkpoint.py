@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tadisr.errors import CheckpointError, ConfigError
 from tadisr.safetensors_file import read_table, write_safetensors
-from tadisr.validation import build, parse_json
+from tadisr.validation import build_dataclass, parse_json
 
 from .network import VARIANTS, SamTS, SamTSConfig
 
@@ -173,7 +173,7 @@ def read_own(path: Path) -> tuple[SamTSConfig, dict[str, Tensor]]:
         found = metadata.get("tadisr.segmenter", "none")
         raise CheckpointError(f"{path} has the segmenter format {found}, this version reads {FORMAT}.")
     try:
-        config = build(SamTSConfig, parse_json(metadata["tadisr.config"]), str(path))
+        config = build_dataclass(SamTSConfig, parse_json(metadata["tadisr.config"]), str(path))
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} has a header this version cannot read: {error}") from error
     table = read_table(path)

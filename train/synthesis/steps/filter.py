@@ -65,7 +65,7 @@ class Filter(Step):
 
 def open_reader(config: ReadingConfig) -> Reader:
     """Open PP-OCR with one thread, since processes run in parallel."""
-    return ocr.reader(config.engine, None if config.models is None else Path(config.models), threads=1)
+    return ocr.open_reader(config.engine, None if config.models is None else Path(config.models), threads=1)
 
 
 def score_crops(
@@ -115,8 +115,8 @@ def judge_crop(
     text, mask_text = (normalize_text("".join(line.text for line in some)) for some in (lines, masked))
     left, top, right, bottom = box
     score = min((line.score for line in lines), default=0.0)
-    similarity = ocr.ratio(text, mask_text)
-    label_similarity = None if label is None else ocr.ratio(text, normalize_text(label))
+    similarity = ocr.text_ratio(text, mask_text)
+    label_similarity = None if label is None else ocr.text_ratio(text, normalize_text(label))
     density = max(right - left, bottom - top) / max(1, len(text))
     reasons = {
         "unread": (not text or score < c.confidence, f"read {text!r} with confidence {score:.2f} of {c.confidence}"),
