@@ -53,15 +53,6 @@ def test_a_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
             plan.measure_steps(config)
 
 
-def test_authors_and_lite_configs() -> None:
-    """What the released run's name says, and a run for one 24 GB card."""
-    ocr, lite = (settings.read_config(CONFIGS / f"kolors-{name}.yaml") for name in ("ftsr-ocr", "lite"))
-    assert (ocr.steps, ocr.loss.ocr, ocr.loss.ocr_kind, ocr.loss.lpips_range) == (526_000, 1.0, "features", "unit")
-    assert ocr.data.view == "whole" and ocr.data.sources["realce"].weight == 0
-    assert settings.build_model_config(ocr.model).text_attention.response == "probability"
-    assert (lite.data.crop, lite.accumulate, lite.optimizer, lite.data.small_text) == (512, 4, "adamw8bit", 2.0)
-
-
 @pytest.mark.slow
 def test_the_papers_step() -> None:
     """Kolors at its real size: the docs' figures."""

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from repository import ROOT
 from small_ftsr import FONTS, SAMPLES, configured, digests, line, strokes, write_config
 
 from tadisr import CheckpointError, ConfigError
@@ -410,21 +409,3 @@ def test_the_command(made: Path, pictures: Path, tmp_path: Path, capsys: pytest.
     }.items():
         with pytest.raises(SystemExit, match=message):
             main(["build", str(config), wrong])
-
-
-@pytest.mark.parametrize("name", ["ftsr", "ftsr-smoke"])
-def test_the_configs_are_the_papers(name: str) -> None:
-    config = settings.read_config(ROOT / "train/configs" / f"{name}.yaml")
-    assert config.compose == ComposeConfig(canvas=1024, count=(1, 5), scale=(0.15, 1.0), tries=100, shrink=0.9)
-    assert config.degrade.preset == "ftsr-authors" and config.write.train == 0.9
-    if name == "ftsr":
-        from train.synthesis.steps.write import count_training_samples
-
-        pool = {f.source["kind"]: (f.source.get("split"), f.crops, f.check) for f in config.foregrounds}
-        assert pool == {
-            "ctr": (None, "line", True),
-            "bts": ("TRAIN+VAL", "picture", False),
-            "textseg": ("train+val+test", "picture", False),
-        }
-
-        assert (config.samples, count_training_samples(config)) == (50_000, 45_000)
