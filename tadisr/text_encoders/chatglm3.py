@@ -5,7 +5,6 @@ The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..errors import CheckpointError, ConfigError, TADiSRError
 from ..file_digest import hash_file
 from ..prompt import EncodedPrompt
 from .chatglm3_weights import Weights, open_weights
+from .layer_streaming import Progress, stream_layers
 from .word_positions import find_word_positions
 
 TEXT = PromptConfig.text
@@ -26,8 +26,6 @@ TOKENS = PromptConfig.tokens  # Kolors pads and cuts every prompt to as many
 VOCABULARY = "tokenizer.model"
 UNUSED = ("output_layer.", "rotary_pos_emb.")  # the language model's head; what the model computes by itself
 SPARE = 1024  # the table of tokens is padded by fewer rows
-
-Progress = Callable[[int, int], None]
 
 
 @torch.no_grad()
@@ -62,7 +60,13 @@ def encode_prompt(
         raise
 
     model = build_skeleton(weights)
-    stream_layers(model, weights, device, dtype, progress)
+    model.rotary_pos_emb.inv_freq = torch.empty(0, device=device, dtype=dtype)  # read for where and in what to compute
+    weights.fill(model.encoder.final_layernorm, "encoder.final_layernorm.", device, dtype)
+
+    def fill_layer(layer: nn.Module, number: int) -> None:
+        weights.fill(layer, f"encoder.layers.{number}.", device, dtype)
+
+    stream_layers(model.encoder.layers, fill_layer, progress)
     rows = weights.embed(ids[0])[:, None].to(device, dtype)  # (tokens, 1, width)
     states = model(
         input_ids=ids.to(device), inputs_embeds=rows, attention_mask=mask.to(device),
@@ -93,31 +97,6 @@ def build_skeleton(weights: Weights) -> Any:
     model = model_class(config_class(**weights.config, use_cache=False), device="meta").eval().requires_grad_(False)
     weights.check({k: tuple(v.shape) for k, v in model.state_dict().items() if not k.startswith(UNUSED)})
     return model
-
-
-def stream_layers(
-    model: Any, weights: Weights, device: torch.device, dtype: torch.dtype, progress: Progress | None
-) -> None:
-    """Give each layer its weights only while it runs."""
-    model.rotary_pos_emb.inv_freq = torch.empty(0, device=device, dtype=dtype)  # read for where and in what to compute
-    prefix = "encoder.final_layernorm."
-    weights.fill(model.encoder.final_layernorm, prefix, device, dtype)
-    layers = model.encoder.layers
-
-    def attach(layer: nn.Module, number: int) -> None:
-        def fill(*_: Any) -> None:
-            weights.fill(layer, f"encoder.layers.{number}.", device, dtype)
-
-        def drop(*_: Any) -> None:
-            layer.to("meta")
-            if progress is not None:
-                progress(number + 1, len(layers))
-
-        layer.register_forward_pre_hook(fill)
-        layer.register_forward_hook(drop)
-
-    for number, layer in enumerate(layers):
-        attach(layer, number)
 
 
 def kolors_classes() -> tuple[Any, Any, Any]:

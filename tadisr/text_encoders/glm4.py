@@ -6,7 +6,6 @@ The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..presets import COGVIEW4_PROMPT
 from ..prompt import EncodedPrompt
 from ..validation import parse_json, shorten_value
 from .chatglm3_weights import names_in
+from .layer_streaming import Progress, stream_layers
 from .word_positions import find_word_positions
 
 TEXT = COGVIEW4_PROMPT
@@ -31,8 +31,6 @@ FILES = ("model.safetensors.index.json", "model.safetensors")
 PREFIX = "model."  # of the whole language model's files
 MARKS = ("layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_up_proj.weight")  # of GLM-4, together in no ChatGLM3
 FETCH = "python -m tadisr download cogview4 --parts text_encoder tokenizer"
-
-Progress = Callable[[int, int], None]
 
 
 def is_glm(path: str | Path) -> bool:
@@ -76,7 +74,15 @@ def encode_prompt(
     vocabulary = find_vocabulary(folder, tokenizer)
     ids, mask, positions = tokenize_prompt(load_tokenizer(vocabulary), text, word)
     model, names = build_skeleton(folder, table)
-    stream_layers(model, table, names, device, dtype, progress)
+    model.rotary_emb = type(model.rotary_emb)(model.config).to(device)  # computed, in no file
+
+    def fill(module: nn.Module, prefix: str) -> None:
+        own = {name: names[prefix + name] for name in module.state_dict()}
+        for name, tensor in read_mapped(table, own).items():
+            place_tensor(module, name, tensor.to(device), dtype=dtype)
+
+    fill(model.norm, "norm.")
+    stream_layers(model.layers, lambda layer, number: fill(layer, f"layers.{number}."), progress)
     rows = read_mapped(table, {"": names["embed_tokens.weight"]})[""]
     if max(ids) >= len(rows):
         raise CheckpointError(f"{vocabulary} has token {max(ids)}, the encoder {folder} {len(rows)}: it is another's.")
@@ -163,32 +169,6 @@ def build_skeleton(folder: Path, table: Table) -> tuple[Any, dict[str, str]]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def stream_layers(
-    model: Any, table: Table, names: dict[str, str], device: torch.device, dtype: torch.dtype, progress: Progress | None
-) -> None:
-    """Give each layer its weights only while it runs."""
-    model.rotary_emb = type(model.rotary_emb)(model.config).to(device)  # computed, in no file
-    layers = model.layers
-
-    def fill(module: nn.Module, prefix: str) -> None:
-        own = {name: names[prefix + name] for name in module.state_dict()}
-        for name, tensor in read_mapped(table, own).items():
-            place_tensor(module, name, tensor.to(device), dtype=dtype)
-
-    def attach(layer: nn.Module, number: int) -> None:
-        def drop(*_: Any) -> None:
-            layer.to("meta")
-            if progress is not None:
-                progress(number + 1, len(layers))
-
-        layer.register_forward_pre_hook(lambda *_: fill(layer, f"layers.{number}."))
-        layer.register_forward_hook(drop)
-
-    fill(model.norm, "norm.")
-    for number, layer in enumerate(layers):
-        attach(layer, number)
 
 
 def read_mapped(table: Table, names: dict[str, str]) -> dict[str, Tensor]:
