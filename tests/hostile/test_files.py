@@ -72,7 +72,7 @@ def number(count: int, share: float) -> int:
     return max(3, round(count * share))
 
 
-def test_compact_checkpoints(worker: Worker, tmp_path: Path, share: float) -> None:
+def test_mutated_checkpoints_are_refused_in_one_sentence(worker: Worker, tmp_path: Path, share: float) -> None:
     """The smallest part of the suite, in the quick tests too."""
     cases = draw_cases(safetensors(COMPACT.read_bytes()), number(250, share), 1)
     (tmp_path / "x").mkdir()
@@ -80,21 +80,21 @@ def test_compact_checkpoints(worker: Worker, tmp_path: Path, share: float) -> No
 
 
 @pytest.mark.slow
-def test_adapters(worker: Worker, hostile_base: Path, share: float) -> None:
+def test_mutated_adapters_are_refused_in_one_sentence(worker: Worker, hostile_base: Path, share: float) -> None:
     good = hostile_base / "adapter.safetensors"
     cases = draw_cases(safetensors(good.read_bytes()), number(75, share), 2)
     run_cases(worker, "adapters on a base", "adapter", hostile_base, ".safetensors", good, cases)
 
 
 @pytest.mark.slow
-def test_bases(worker: Worker, hostile_base: Path, share: float) -> None:
+def test_mutated_bases_are_refused_in_one_sentence(worker: Worker, hostile_base: Path, share: float) -> None:
     good = next((hostile_base / "base" / "unet").glob("*.safetensors"))
     cases = draw_cases(safetensors(good.read_bytes()), number(75, share), 3)
     run_cases(worker, "U-Nets of a base", "base", hostile_base, ".safetensors", good, cases)
 
 
 @pytest.mark.slow
-def test_prompt_files(worker: Worker, tmp_path: Path, share: float) -> None:
+def test_mutated_prompt_files_are_refused_in_one_sentence(worker: Worker, tmp_path: Path, share: float) -> None:
     import torch
 
     from tadisr.prompt import EncodedPrompt
@@ -113,7 +113,7 @@ def test_prompt_files(worker: Worker, tmp_path: Path, share: float) -> None:
 
 
 @pytest.mark.slow
-def test_release_pickles(worker: Worker, tmp_path: Path, share: float) -> None:
+def test_mutated_releases_are_refused_in_one_sentence(worker: Worker, tmp_path: Path, share: float) -> None:
     good = tmp_path / "good.pkl"
     state = write_state(good)
     (tmp_path / "x").mkdir()
@@ -122,7 +122,7 @@ def test_release_pickles(worker: Worker, tmp_path: Path, share: float) -> None:
 
 
 @pytest.mark.slow
-def test_images(worker: Worker, tmp_path: Path, share: float) -> None:
+def test_mutated_images_are_refused_in_one_sentence(worker: Worker, tmp_path: Path, share: float) -> None:
     (tmp_path / "x").mkdir()
     good = Path(settings.__file__).parents[1] / "sample" / "sample.png"
     run_cases(worker, "images", "image", tmp_path / "x", ".png", good, draw_cases(image(), number(300, share), 6))
@@ -130,7 +130,7 @@ def test_images(worker: Worker, tmp_path: Path, share: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["training", "synthesis"])
-def test_yaml_configs(worker: Worker, tmp_path: Path, share: float, kind: str) -> None:
+def test_mutated_configs_are_refused_in_one_sentence(worker: Worker, tmp_path: Path, share: float, kind: str) -> None:
     file = CONFIGS / ("compact_legible.yaml" if kind == "training" else "ftsr-smoke.yaml")
     table: dict[str, Any] = settings.load_table(file)
     table |= {"model": {"preset": "compact", "decoder": {"text_layers": 2}}} if kind == "training" else {}

@@ -57,7 +57,7 @@ def test_broken_files_are_named(data: bytes, tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_truncated_and_missing(tmp_path: Path) -> None:
+def test_truncated_and_missing_images_are_named(tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:3000])

@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_round_trip(file: Path) -> None:
+def test_a_saved_prompt_is_read_bit_for_bit(file: Path) -> None:
     assert read_prompt(file).equals(encoded())
     assert not read_prompt(file).equals(encoded(seed=1))
     assert not read_prompt(file).equals(dataclasses.replace(encoded(), word="文字"))
@@ -78,13 +78,13 @@ def test_writing_is_whole_or_not_at_all(file: Path, monkeypatch: pytest.MonkeyPa
         ({"pooled": torch.full((1, 32), torch.nan)}, "NaN or infinite"),
     ],
 )
-def test_inconsistent_files(file: Path, changes: dict[str, torch.Tensor], message: str) -> None:
+def test_inconsistent_prompt_files_are_refused(file: Path, changes: dict[str, torch.Tensor], message: str) -> None:
     dataclasses.replace(encoded(), **changes).save(file)
     with pytest.raises(CheckpointError, match=message):
         read_prompt(file)
 
 
-def test_wrong_files(file: Path, tmp_path: Path) -> None:
+def test_files_that_hold_no_prompt_are_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="There is no file"):
         read_prompt(tmp_path / "nothing")
     with safe_open(file, "pt") as opened:
@@ -137,7 +137,7 @@ def test_it_takes_the_models_number_type() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"width": 64}, {"pooled": 64}, {"pooled": None}])
-def test_of_another_base(changes: dict[str, int]) -> None:
+def test_a_prompt_of_another_base_is_refused(changes: dict[str, int]) -> None:
     model = TADiSR(tiny_kolors_config())
     with pytest.raises(CheckpointError, match="encode the prompt with the text encoder of its base"):
         model.prompt.replace_by(encoded(**changes))

@@ -29,7 +29,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def test_corners() -> None:
+def test_four_corners_are_fitted_clockwise() -> None:
     assert fit_quad([[1, 2], [5, 6]]) == [[1, 2], [5, 2], [5, 6], [1, 6]]
     assert np.allclose(fit_quad(POLYGON), CORNERS)
     assert fit_quad([[5, 6], [1, 6], [1, 2], [5, 2]]) == [[1, 2], [5, 2], [5, 6], [1, 6]]

@@ -54,7 +54,7 @@ def test_a_step_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_papers_step() -> None:
+def test_the_papers_step_takes_100_tflop() -> None:
     """Kolors at its real size: the docs' figures."""
     counted = plan.count_flops(settings.read_config(CONFIGS / "kolors-ftsr.yaml"))
     assert counted.forward == pytest.approx(33.1e12, rel=0.01) and counted.total == pytest.approx(100.5e12, rel=0.01)

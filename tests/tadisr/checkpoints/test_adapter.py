@@ -32,7 +32,7 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str
     save_file(tensors, path, header)
 
 
-def test_round_trip(compact: TADiSR, file: Path) -> None:
+def test_a_saved_model_loads_as_the_same_model(compact: TADiSR, file: Path) -> None:
     image = torch.rand(1, 3, 32, 48)
     loaded = load(file)
     with torch.inference_mode():
@@ -61,19 +61,19 @@ def test_half_precision_files_load_as_fp32(compact: TADiSR, tmp_path: Path) -> N
     assert load(path, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
-def test_missing() -> None:
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(CheckpointError, match=r"no file /nowhere/x\.safetensors"):
         load("/nowhere/x.safetensors")
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 5000])
-def test_truncated(file: Path, kept: int) -> None:
+def test_a_truncated_file_is_refused(file: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load(file)
 
 
-def test_foreign(tmp_path: Path) -> None:
+def test_files_of_other_programs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="not one of TADiSR's"):
@@ -83,7 +83,7 @@ def test_foreign(tmp_path: Path) -> None:
         load(path)
 
 
-def test_another_format(file: Path) -> None:
+def test_a_newer_format_is_refused(file: Path) -> None:
     rewrite(file, lambda _, header: header.update({"tadisr.format": "9"}))
     with pytest.raises(CheckpointError, match="format 9, this version reads 1"):
         load(file)
@@ -124,7 +124,7 @@ def test_writing_is_whole_or_not_at_all(compact: TADiSR, file: Path, monkeypatch
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
 
-def test_the_shipped_model() -> None:
+def test_the_shipped_model_is_small_and_says_what_it_is() -> None:
     from tadisr import COMPACT
 
     header = adapter.read_header(COMPACT)

@@ -64,7 +64,7 @@ def gets(hub: Hub, name: str) -> list[str | None]:
     return [ranged for method, path, ranged in hub.requests if method == "GET" and path.endswith(f"/{name}")]
 
 
-def test_only_what_is_needed(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_default_parts_are_downloaded(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(hub, tmp_path) == 0
     wanted = {"unet/config.json", UNET, "vae/config.json", "vae/diffusion_pytorch_model.fp16.safetensors"}
     assert written(tmp_path) == wanted
@@ -77,14 +77,14 @@ def test_only_what_is_needed(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFix
     assert "0.95 MB to fetch" in said and "their digests are right" in said and "models/diffusers" in said
 
 
-def test_other_parts(hub: Hub, tmp_path: Path) -> None:
+def test_only_the_named_parts_are_downloaded(hub: Hub, tmp_path: Path) -> None:
     assert run(hub, tmp_path, "--parts", "text_encoder", "tokenizer") == 0
     assert written(tmp_path) == {
         n for n in FILES if n.startswith(("text_encoder/", "tokenizer/")) and not n.endswith(".bin")
     }
 
 
-def test_cogview4s_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cogview4_is_downloaded_into_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layout of CogView4-6B: shards without a variant's name; into a folder of its name where none is given."""
     shards = [f"{part}/{stem}-0000{i}-of-00002.safetensors" for part, stem in STEMS.items() for i in (1, 2)]
     indices = [f"{part}/{stem}.safetensors.index.json" for part, stem in STEMS.items()]
@@ -160,7 +160,9 @@ def test_a_new_version_does_not_go_on_from_the_old_one(hub: Hub, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", [UNET, "unet/config.json"])
-def test_a_wrong_digest(hub: Hub, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_with_a_wrong_digest_is_removed(
+    hub: Hub, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub.lies[name] = bytes(len(FILES[name]))
     assert run(hub, tmp_path) == 1
     assert f"{name} came with the digest" in (said := capsys.readouterr().err) and "what came was removed" in said
@@ -170,7 +172,7 @@ def test_a_wrong_digest(hub: Hub, tmp_path: Path, name: str, capsys: pytest.Capt
     assert (tmp_path / name).read_bytes() == FILES[name]
 
 
-def test_a_full_disk(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_keeps_what_came(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The system refuses to write on at 400 kB of 900; with room again it goes on from there."""
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

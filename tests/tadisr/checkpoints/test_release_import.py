@@ -129,7 +129,7 @@ def test_without_a_prompt_it_asks_for_one_when_loaded(release: Release, tmp_path
         assert torch.equal(given(image).image, carried(image).image)
 
 
-def test_what_is_written(release: Release, tmp_path: Path) -> None:
+def test_each_tensor_is_written_once(release: Release, tmp_path: Path) -> None:
     """Once each: the file is as large as the distinct tensors; what is unknown stands in its header."""
     path = imported(release, tmp_path / "adapter.safetensors", prompt=False)
     tensors = load_file(path)
@@ -231,7 +231,9 @@ def test_files_that_are_no_release(tmp_path: Path, capsys: pytest.CaptureFixture
         read_release(path)
 
 
-def test_the_command(kolors_pickle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_a_release_of_other_shapes(
+    kolors_pickle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file of small widths is no release to it: names all fit, shapes do not."""
     out = tmp_path / "adapter.safetensors"
     assert main(["import-release", str(kolors_pickle), "-o", str(out)]) == 1

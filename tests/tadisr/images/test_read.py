@@ -82,7 +82,7 @@ def test_grey_stays_grey(tmp_path: Path) -> None:
             assert np.median(np.abs(pixels[..., 0].astype(int) - np.asarray(sign.convert(mode).convert("L")))) <= 1
 
 
-def test_a_grey_profile(tmp_path: Path) -> None:
+def test_grey_with_an_rgb_profile_stays_grey(tmp_path: Path) -> None:
     """Grey with an RGB profile, as some programs write it, stays grey."""
     draw_sign().convert("L").save(tmp_path / "g.png", icc_profile=display_p3())
     assert (

@@ -76,7 +76,7 @@ def test_pages_and_a_big_tiff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "avif"])
-def test_animations(suffix: str, tmp_path: Path) -> None:
+def test_animations_keep_frames_and_durations(suffix: str, tmp_path: Path) -> None:
     frames = [pixels_of(draw_sign(color)) for color in ((200, 60, 40), (40, 60, 200), (40, 200, 60))]
     write(tmp_path / f"a.{suffix}", *frames, animated=True)
     read = list(read_frames(tmp_path / f"a.{suffix}"))
@@ -108,7 +108,7 @@ def test_metadata_goes_into_every_format(name: str, tmp_path: Path) -> None:
     assert frame.metadata.xmp == xmp
 
 
-def test_qualities(tmp_path: Path) -> None:
+def test_quality_sets_the_size_and_webp_is_lossless(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     assert (next(read_frames(write(tmp_path / "a.webp", noise))).pixels == noise).all()  # lossless
     for suffix in ("jpg", "webp", "avif"):
@@ -149,7 +149,7 @@ def test_whole_or_not_at_all_under_a_short_name(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_levels() -> None:
+def test_levels_are_rounded_and_clamped() -> None:
     values = np.array([-1, 0, 0.5, 1, 2], np.float32)
     assert to_levels(values, np.uint8).tolist() == [0, 0, 128, 255, 255]
     assert to_levels(values, np.uint16).tolist() == [0, 0, 32768, 65535, 65535]

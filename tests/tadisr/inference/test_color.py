@@ -43,7 +43,7 @@ def test_smoothing_keeps_constants_at_every_size() -> None:
         torch.testing.assert_close(smooth(torch.full((1, 3, *size), 0.4)), torch.full((1, 3, *size), 0.4))
 
 
-def test_unknown_and_flat() -> None:
+def test_unknown_modes_are_refused_and_flat_images_stay_finite() -> None:
     with pytest.raises(ConfigError, match="off, adain, wavelet"):
         check_mode("lab")
     for mode in ("adain", "wavelet"):

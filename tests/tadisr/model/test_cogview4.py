@@ -91,7 +91,7 @@ def test_responses_are_what_the_pictures_tokens_ask_of_the_word(kind: str, heads
         torch.testing.assert_close(maps, expected if heads == "all" else expected[:, 2:], atol=1e-5, rtol=1e-4)
 
 
-def test_the_whole_way(model: TADiSR) -> None:
+def test_an_adapter_on_cogview4_upscales(model: TADiSR) -> None:
     picture = torch.rand(1, 3, 20, 31)
     result = upscale(model, picture)
     assert result.image.shape == (1, 3, 80, 124) and result.mask.shape == (1, 1, 80, 124)

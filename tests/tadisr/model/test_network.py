@@ -97,7 +97,7 @@ def test_gradients_reach_all_that_trains_and_nothing_frozen(name: str) -> None:
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("taca", [True, False])
 @pytest.mark.parametrize("skips", [True, False])
-def test_ablations(joint: bool, taca: bool, skips: bool) -> None:
+def test_ablations_give_image_and_mask_of_their_config(joint: bool, taca: bool, skips: bool) -> None:
     config = dataclasses.replace(
         preset("compact"),
         decoder=dataclasses.replace(preset("compact").decoder, joint=joint, skips=skips),

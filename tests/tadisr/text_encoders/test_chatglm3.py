@@ -160,7 +160,7 @@ def test_progress_can_cancel(kolors: Path) -> None:
         encode_prompt(kolors, progress=stop)
 
 
-def test_half_precision(kolors: Path) -> None:
+def test_half_precision_is_close_to_full(kolors: Path) -> None:
     full, half = encode_prompt(kolors), encode_prompt(kolors, dtype=torch.bfloat16)
     assert half.embedding.dtype == torch.float32
     assert 0 < (full.embedding - half.embedding).abs().mean() < 0.05
@@ -272,7 +272,9 @@ def test_another_models_tokenizer(kolors: Path, tmp_path: Path) -> None:
         (lambda f: (f / "config.json").write_text('{"ffn_hidden_size": 65}'), "a ChatGLM3 of its sizes has"),
     ],
 )  # fmt: skip
-def test_broken_folders(glm: Any, vocabulary: Path, tmp_path: Path, harm: Any, message: str) -> None:
+def test_broken_folders_are_refused_in_one_sentence(
+    glm: Any, vocabulary: Path, tmp_path: Path, harm: Any, message: str
+) -> None:
     root = write_diffusers(tmp_path, glm, vocabulary)
     harm(root / "text_encoder")
     with pytest.raises(CheckpointError, match=message):
@@ -287,7 +289,7 @@ def pointer(path: Path) -> None:
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
 
 
-def test_broken_pickles(glm: Any, vocabulary: Path, tmp_path: Path) -> None:
+def test_broken_pickles_are_refused(glm: Any, vocabulary: Path, tmp_path: Path) -> None:
     root = write_kolors(tmp_path, glm, vocabulary)
     shard = root / "text_encoder" / "pytorch_model-00003-of-00007.bin"
     whole = shard.read_bytes()

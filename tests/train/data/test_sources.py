@@ -47,7 +47,7 @@ def test_a_folder_with_a_table_of_labels(tmp_path: Path) -> None:
     assert [source[i].label for i in range(2)] == ["one", "two"] and source.name == "mine"
 
 
-def test_lsdir(tmp_path: Path) -> None:
+def test_lsdir_lists_hr_images_only(tmp_path: Path) -> None:
     for name in ("0001000/0000001.png", "0002000/0001001.png", "0001000/0000002.png", "0001000/0000001x4.png"):
         write(tmp_path / "HR" / "train" / name, picture(len(name)))
     for path in (tmp_path, tmp_path / "HR" / "train"):
@@ -86,7 +86,7 @@ def test_textseg_as_split_by_hi_sam(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["_maskfg", ""])
-def test_bts(tmp_path: Path, ending: str) -> None:
+def test_bts_lists_images_with_their_masks(tmp_path: Path, ending: str) -> None:
     for part, name in (("TRAIN", "1_0002"), ("TRAIN", "1_0001"), ("VAL", "2_0001")):
         write(tmp_path / part / "image" / f"{name}.jpg", picture(3))
         write(tmp_path / part / "semantic_label" / f"{name}{ending}.png", mask(0, 255))
@@ -200,7 +200,7 @@ def test_rendered_lines_are_seeded_and_their_masks_exact() -> None:
     assert open_source("rendered", count=20, seed=5, fonts=FONTS)[0].label != source[0].label
 
 
-def test_procedural_grounds() -> None:
+def test_procedural_backgrounds_are_reproducible() -> None:
     source = open_source("procedural", size=32, count=3)
     assert source[2].image.shape == (32, 32, 3) and source[2].mask is None
     assert not np.array_equal(source[0].image, source[1].image)

@@ -169,7 +169,7 @@ def test_strings_have_all_kinds() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_degradations(preset: str) -> None:
+def test_degradations_give_lr_images_in_range(preset: str) -> None:
     hr = np.random.default_rng(0).random((64, 96, 3)).astype(np.float32)
     one, two = (degrade_image(hr, preset, np.random.default_rng(5)) for _ in range(2))
     assert one.shape == (16, 24, 3) and one.dtype == np.float32
@@ -192,7 +192,7 @@ def test_degrading_keeps_the_picture_in_its_place() -> None:
         assert np.abs(np.mean(found, 0) - (50, 70)).max() < 1.0, preset
 
 
-def test_kernels_and_mixture() -> None:
+def test_kernels_sum_to_one_and_mixtures_draw_by_weight() -> None:
     for kernel in (
         make_gaussian_kernel(13, 1.0, 2.0, 0.3),
         make_gaussian_kernel(7, 1, 1, 0, beta=2, plateau=True),
@@ -206,7 +206,7 @@ def test_kernels_and_mixture() -> None:
         degrade_image(hr, "jpeg", np.random.default_rng(0))
 
 
-def test_the_sheet(tmp_path: Path, stream: RenderedText) -> None:
+def test_the_sheet_has_three_samples_a_row(tmp_path: Path, stream: RenderedText) -> None:
     scenes.write_sheet(stream, 3, tmp_path / "sheet.png")
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (64, 3 * 3 * 64, 3)
 

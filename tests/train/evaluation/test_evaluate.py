@@ -184,7 +184,7 @@ def test_the_authors_conventions_and_a_segmenter(report: Path, data: Path, finis
     assert row["kind"] == "segmenter" and row["psnr"] == found["bicubic"]["psnr"] and 0 < row["mask_iou"] < 1
 
 
-def test_masks(report: Path, data: Path) -> None:
+def test_masks_are_scored_against_true_masks(report: Path, data: Path) -> None:
     """Half the mask is missing, none of it is wrong."""
     masks = [np.array(Image.open(data / "mask" / f"{number}.png")) > 127 for number in range(3)]
     hit, whole = sum(int(m[:, : SIZE[0] // 2].sum()) for m in masks), sum(int(m.sum()) for m in masks)
@@ -405,7 +405,7 @@ def test_results_of_another_size_are_refused(data: Path, tmp_path: Path, capsys:
     assert f"0_mask.png is 20x10, its HR picture {SIZE[0]}x{SIZE[1]}" in capsys.readouterr().err
 
 
-def test_the_papers_tables(report: Path, tmp_path: Path) -> None:
+def test_results_stand_in_the_papers_tables(report: Path, tmp_path: Path) -> None:
     """Its layout and figures, the best of each column bold, ours below theirs of the same name, two reports in one table."""
     data = read_report(report)
     text = (report / "report.md").read_text()
@@ -482,7 +482,7 @@ def test_degradations_of_the_folders_own(data: Path, tmp_path: Path) -> None:
         ([], "There is nothing to judge"),
     ],
 )
-def test_refusals(
+def test_wrong_arguments_are_refused_in_one_sentence(
     arguments: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled = [text.format(tmp=tmp_path, data=data) for text in arguments]

@@ -254,7 +254,7 @@ def line(text: str, width: float = 100, height: float = 30, degrees: float = 0) 
     [("EXIT 12", "Latin"), ("出口", "Chinese"), ("A出口", "both"), ("12:30", "digits"), ("—", "other"), ("Вход", "other"),
      ("ｅｘｉｔ", "Latin"), ("出口です", "other")],
 )  # fmt: skip
-def test_languages(text: str, language: str) -> None:
+def test_lines_are_classified_by_script(text: str, language: str) -> None:
     assert lines.classify_language(line(text)) == language
 
 

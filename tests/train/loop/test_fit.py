@@ -77,7 +77,7 @@ def test_a_header_names_its_readers_not_their_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns(tmp_path: Path) -> None:
+def test_training_improves_unseen_samples(tmp_path: Path) -> None:
     """A hundred steps bring every term down on pictures it has not seen."""
     from train.data.triplets import open_held_out_samples
     from train.losses import Objective
@@ -316,7 +316,7 @@ def test_compiled_it_is_the_same_network(tmp_path: Path, monkeypatch: pytest.Mon
     torch.testing.assert_close(outputs[0].mask_logits, outputs[1].mask_logits)
 
 
-def test_ema_and_schedule(tmp_path: Path) -> None:
+def test_ema_and_learning_rate_follow_their_formulas(tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 2)
     ema = EMA(layer, 0.9)
     before = layer.weight.detach().clone()

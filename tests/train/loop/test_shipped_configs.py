@@ -90,7 +90,7 @@ def test_shipped_configs_run_at_their_crop(name: str, tmp_path: Path) -> None:
     assert (out / "panel-0000002.png").is_file() and (out / "model.safetensors").is_file()
 
 
-def test_smoke(tmp_path: Path) -> None:
+def test_the_smoke_config_trains_by_command(tmp_path: Path) -> None:
     """The run a newcomer starts with, by the command's own door."""
     fonts = "[" + ", ".join(map(str, FONTS)) + "]"
     assert main([str(CONFIGS / "smoke.yaml"), f"out={tmp_path / 'run'}", f"data.fonts={fonts}", "steps=10"]) == 0

@@ -63,7 +63,7 @@ def test_focal_is_lins(pictures: tuple[torch.Tensor, ...]) -> None:
     torch.testing.assert_close(focal_loss(logits, mask, 0.25, 2.0), torch.where(mask > 0, positive, negative).mean())
 
 
-def test_dice(pictures: tuple[torch.Tensor, ...]) -> None:
+def test_dice_is_zero_for_equal_masks(pictures: tuple[torch.Tensor, ...]) -> None:
     mask = pictures[3]
     assert dice_loss(mask, mask) < 1e-6
     assert dice_loss(1 - mask, mask) > 0.99

@@ -123,7 +123,7 @@ def _yaml(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
-def test_languages() -> None:
+def test_texts_are_counted_by_script() -> None:
     texts = {
         "你好abc": "Latin",
         "你好吗ab": "Chinese",
@@ -366,7 +366,7 @@ def test_a_crop_shrinks_until_there_is_room_or_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("edges", ["paste", "feather", "poisson"])
-def test_pasting(edges: Any) -> None:
+def test_pasting_changes_only_the_crop_and_its_mask(edges: Any) -> None:
     canvas, mask = np.full((256, 256, 3), 60, np.uint8), np.zeros((256, 256), np.uint8)
     crop, crop_mask = line("Harbour"), strokes("Harbour")
     place = (20, 100, crop.shape[1], crop.shape[0])
@@ -396,7 +396,9 @@ def test_grounds_are_cut_at_random_and_all_are_used() -> None:
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command(made: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_builds_up_to_a_step_and_refuses_wrong_settings(
+    made: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_config(tmp_path, pictures)
     assert main(["build", str(config), "--out", str(tmp_path / "x"), "samples=2", "--until", "masks", "workers=0"]) == 0
     assert read_records(tmp_path / "x/work/masks/journal.jsonl") == read_records(made / "work/masks/journal.jsonl")

@@ -199,7 +199,7 @@ def test_a_flat_set_is_split_by_name(tmp_path: Path) -> None:
     assert len(list_pairs(tmp_path)) == 39
 
 
-def test_the_command(real_ce: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_aligned_pairs(real_ce: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["realce", str(real_ce), "-o", str(tmp_path), "--segmenter", "none", "--side", "256"]) == 0
     assert json.loads(capsys.readouterr().out) == {"out": 2, "train": 2, "eval": 1}
     assert max(Image.open(tmp_path / "52mm_aligned_1024" / "DSC1.JPG").size) == 256
