@@ -35,7 +35,7 @@ def to_tensor(pixels: np.ndarray[Any, Any]) -> Tensor:
 
 def from_pixels(pixels: np.ndarray[Any, Any]) -> Tensor:
     """Convert pixels (h, w, C), uint8, uint16 or float in [0, 1], to a contiguous (1, C, h, w) in [0, 1]."""
-    return as_float(to_tensor(np.ascontiguousarray(pixels))).contiguous()
+    return as_float(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None])
 
 
 def to_pixels(image: Tensor) -> np.ndarray[Any, Any]:

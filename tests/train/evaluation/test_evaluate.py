@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 import shutil
 from pathlib import Path
@@ -12,95 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+from small_evaluation import SIZE, image, rows
 
 import tadisr
 from tadisr import ocr, preset
 from tadisr.checkpoints import adapter
-from tadisr.images import from_pixels, read_image
+from tadisr.images import from_pixels
 from tadisr.inference.tiling import Tiling
 from train.data.pairs import open_pairs
 from train.evaluate import build_parser, choose_methods, main, read_report
-from train.evaluation import markup, methods, metrics, paper, tables
+from train.evaluation import methods, metrics
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
-
-LINES = [("Opening 9:30", "CLOSED"), ("Street 21",), ()]
-SIZE = (208, 160)
-BOXES = [[[10, top], [198, top], [198, top + 40], [10, top + 40]] for top in (20, 80)]
-
-
-def sign(lines: tuple[str, ...], number: int) -> Image.Image:
-    ramp = np.linspace(200, 250, SIZE[0] * SIZE[1]).reshape(SIZE[1], SIZE[0], 1)
-    picture = Image.fromarray((ramp - [0, 20 * number, 10]).astype(np.uint8))
-    for i, text in enumerate(lines):
-        ImageDraw.Draw(picture).text((14, 20 + 60 * i), text, fill=(20, 30, 60), font=ImageFont.load_default(30))
-    return picture
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two signs and a bare wall, with masks and labels."""
-    folder = tmp_path_factory.mktemp("signs")
-    for part in ("hr", "lr", "mask"):
-        (folder / part).mkdir()
-    for number, lines in enumerate(LINES):
-        picture = sign(lines, number)
-        picture.save(folder / "hr" / f"{number}.png")
-        picture.resize((SIZE[0] // 4, SIZE[1] // 4), Image.Resampling.BICUBIC).save(folder / "lr" / f"{number}.png")
-        picture.convert("L").point(lambda value: 255 * (value < 128)).save(folder / "mask" / f"{number}.png")
-    boxed = [{"text": text, "box": box} for text, box in zip(LINES[0], BOXES, strict=True)]
-    (folder / "labels.json").write_text(json.dumps({"0": boxed, "1": ["Street 27"]}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of results: the HR pictures themselves, but for a letter; their masks moved by half."""
-    folder = tmp_path_factory.mktemp("finished")
-    for number, lines in enumerate(LINES):
-        sign(tuple(line.replace("CLOSED", "CLOSER") for line in lines), number).save(folder / f"{number}.png")
-        mask = np.array(Image.open(data / "mask" / f"{number}.png"))
-        mask[:, SIZE[0] // 2 :] = 0
-        Image.fromarray(mask).save(folder / f"{number}_mask.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def esrgan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny ESRGAN with random weights, in the format its files have."""
-    from spandrel.architectures.ESRGAN import ESRGAN
-
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("others") / "TinyESRGAN_x4.pth"
-    torch.save(ESRGAN(num_filters=8, num_blocks=1).state_dict(), file)
-    return file
-
-
-@pytest.fixture(scope="module")
-def report(data: Path, finished: Path, esrgan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("report")
-    arguments = [
-        "--data",
-        str(data),
-        "--baseline",
-        "bicubic",
-        "--baseline",
-        "lanczos",
-        "--baseline",
-        f"esrgan:{esrgan}",
-    ]
-    arguments += ["--results", f"finished={finished}", "--engine", "rapidocr", "--device", "cpu", "-o", str(out)]
-    assert main(arguments) == 0
-    return out
-
-
-def rows(report: Path) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in read_report(report)["rows"]}
-
-
-def image(path: Path) -> torch.Tensor:
-    return read_image(path)[:, :3]
 
 
 def test_every_method_has_a_row_with_independent_figures(report: Path, data: Path, finished: Path) -> None:
@@ -211,34 +133,6 @@ def test_masks_beside_the_lines_that_are_read(report: Path) -> None:
     assert metrics.count_mask_on_lines(mask, []) == (0, 200, 0, 0)
 
 
-def test_missing_backbones_are_named(report: Path) -> None:
-    from train.evaluation.backbones import locate_inception
-    from train.losses import lpips_backbone_file
-
-    if lpips_backbone_file("alex").is_file() or locate_inception().is_file():
-        pytest.skip("this machine has the backbones")
-    for row in rows(report).values():
-        assert row["lpips"] == f"backbone missing: {lpips_backbone_file('alex')}"
-        assert row["fid"] == f"backbone missing: {locate_inception()}"
-    assert "backbone missing: alexnet-owt-7be5be79.pth" in (report / "report.md").read_text()
-
-
-def test_intervals_differences_and_buckets(report: Path) -> None:
-    found = rows(report)
-    for row in found.values():
-        low, high = row["interval"]["psnr"]
-        assert low <= row["psnr"] <= high
-    value, low, high = found["finished"]["difference"]["psnr"]  # to the first row
-    assert (
-        value == pytest.approx(found["finished"]["psnr"] - found["compact"]["psnr"], abs=1e-5) and low <= value <= high
-    )
-    assert found["compact"]["difference"]["ocr_a"] == [0, 0, 0]
-    by = found["finished"]["by"]
-    assert sum(bucket["lines"] for bucket in by["size"].values()) == 3
-    assert by["language"]["Latin"]["lines"] == 3 and by["orientation"]["level"]["ocr_a"] < 1
-    assert sum(bucket["pictures"] for bucket in by["degradation"].values()) == 3
-
-
 def test_the_same_again_computes_nothing(
     report: Path, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -303,7 +197,7 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
         str(tmp_path),
     ]
     assert main(arguments) == 130 and made == ["0", "1", "stop"]
-    monkeypatch.setattr("train.evaluate.page.render", lambda *_: "")  # which shows pictures, and so makes them again
+    monkeypatch.setattr("train.evaluate.page.render_report", lambda *_: "")  # which shows pictures, and so makes them again
     assert main(arguments) == 0 and made == ["0", "1", "stop", "2"]
     assert rows(tmp_path)["lanczos"]["ocr_a"] is None
 
@@ -403,66 +297,6 @@ def test_results_of_another_size_are_refused(data: Path, tmp_path: Path, capsys:
     arguments = ["--data", str(data), "--model", "none", "--engine", "none", "-o", str(tmp_path / "report")]
     assert main([*arguments, "--results", str(tmp_path)]) == 1
     assert f"0_mask.png is 20x10, its HR picture {SIZE[0]}x{SIZE[1]}" in capsys.readouterr().err
-
-
-def test_results_stand_in_the_papers_tables(report: Path, tmp_path: Path) -> None:
-    """Its layout and figures, the best of each column bold, ours below theirs of the same name, two reports in one table."""
-    data = read_report(report)
-    text = (report / "report.md").read_text()
-    assert "| TADiSR (paper) | **25.49** | **0.736** | **0.152** | **32.13** | **0.662** | **24.02** |" in text
-    assert "| w/o MF Loss (paper) | 25.28 | 0.729 | 0.160 | 32.73 | 0.629 |" in text
-    assert f"{data['data']['name']} is not the paper's data" in text
-    for table in text.split("## ")[2:-2]:  # the engine and its models' digest are in every table
-        assert data["engines"][0] in table, table
-    ftsr = data | {"data": data["data"] | {"name": "FTSR-TE"}}
-    other = json.loads(json.dumps(ftsr))
-    other["data"]["name"] = "Real-CE-val"
-    for one, value in ((ftsr, 98.0), (other, 99.0)):
-        one["rows"] = [dict(one["rows"][0], name="ours", psnr=value), dict(one["rows"][1], name="RealESRGAN_x4plus")]
-    table = tables.make_table_1([ftsr, other])
-    names = [row[0].text for row in table.rows]
-    assert names[:2] == ["R-ESRGAN (paper)", "RealESRGAN_x4plus"] and names[-2:] == ["TADiSR (paper)", "ours"]
-    assert [cell.text for cell in table.rows[-1]][1::5] == ["98.00", "99.00"] and table.rows[-1][1].bold
-    assert table.groups == [("", 1), ("FTSR-TE", 5), ("Real-CE-val", 5)]
-    assert {len(row) for row in table.rows} == {11}
-    tex = markup.format_latex(table)
-    assert r"\multicolumn{5}{c}{FTSR-TE}" in tex and r"\textbf{98.00}" in tex and r"RealESRGAN\_x4plus" in tex
-    assert tex.count(r"\\") == len(table.rows) + 2 and r"PSNR $\uparrow$" in tex
-    assert (
-        paper.find_paper_name("w/o JSD", paper.NAMES_2) == "w/o JSD"
-        and paper.find_paper_name("compact", paper.NAMES_1) is None
-    )
-
-
-def test_the_page_shows_the_worst_first(report: Path) -> None:
-    text = (report / "report.html").read_text()
-    shown = re.findall(r'src="(crops/[^"]+)"', text)
-    assert shown and all((report / name).is_file() for name in shown)
-    scores = [[float(s) for s in found.split()] for found in re.findall(r'data-scores="([^"]+)"', text)]
-    assert scores and all(len(found) == 5 for found in scores)
-    ours = [found[0] for found in scores if found[0] < 1]
-    assert ours == sorted(ours)
-    assert "CLOSER" in text and "CLOSED" in text and "rapidocr" in text
-
-
-def test_the_csv_files_hold_every_picture_and_line(report: Path) -> None:
-    with (report / "pictures.csv").open() as file:
-        pictures = list(csv.DictReader(file))
-    assert len(pictures) == 15 and {row["picture"] for row in pictures} == {"0", "1", "2"}
-    with (report / "lines.csv").open() as file:
-        read = [row for row in csv.DictReader(file) if row["method"] == "finished"]
-    assert [(row["hr"], row["read"]) for row in read if row["strict"] != "1"] == [("CLOSED", "CLOSER")]
-
-
-def test_degradations_of_the_folders_own(data: Path, tmp_path: Path) -> None:
-    for part in ("hr", "lr"):
-        (tmp_path / part).symlink_to(data / part)
-    words = {"0.png": "light", "1.png": "heavy", "2.png": "light"}
-    (tmp_path / "degradation.json").write_text(json.dumps(words))
-    arguments = ["--data", str(tmp_path), "--model", "none", "--baseline", "bicubic", "--engine", "none"]
-    assert main([*arguments, "-o", str(tmp_path / "report")]) == 0
-    by = rows(tmp_path / "report")["bicubic"]["by"]["degradation"]
-    assert {name: bucket["pictures"] for name, bucket in by.items()} == {"heavy": 1, "light": 2}
 
 
 @pytest.mark.parametrize(
