@@ -21,6 +21,7 @@ import numpy as np
 
 from tadisr.atomic_write import write_atomic
 from tadisr.checkpoints import adapter
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 
 from .page_policy import policy_meta
@@ -74,7 +75,7 @@ def read_run(folder: Path) -> Run:
 
 def read_curves(path: Path) -> Curves:
     """Columns over steps; empty cells are left out, and so is a last line that is only half written."""
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     curves: Curves = {}
     for number, row in enumerate(rows, 1):
@@ -262,6 +263,7 @@ def training(run: Run) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.report", description="Draw the curves of training runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder of train.fit; several are overlaid")
     parser.add_argument("-o", "--out", type=Path, help="folder of the report (default: report in the first run)")

@@ -129,7 +129,7 @@ class Judge:
         file = self.folder / "input" / f"{_digest(VERSION, file_digest(pair.lr_path), file_digest(pair.hr_path))}.json"
         if not file.is_file():
             _write_json(file, psnr(pair.upscaled, pair.hr))
-        return json.loads(file.read_text())
+        return json.loads(file.read_text("utf-8"))
 
     def picture(self, pair: Pair, method: Method) -> Pixels:
         """A method's picture once more, to be shown."""

@@ -123,7 +123,7 @@ def make(
         good = [f"{p.name}.JPG" for p in todo if p.part == part and not done[p.name]["reason"]]
         text = "".join(f"{line}\n" for line in good)
         if fresh or not (out / name).exists():  # else it may have been mended by hand
-            write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text))
+            write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text, encoding="utf-8"))
         counts[part] = len(good)
     counts["out"] = len(todo) - counts["train"] - counts["eval"]
     sheet([p for p in todo if done[p.name]["reason"]], done, out / "misaligned.jpg")
@@ -162,8 +162,8 @@ def sign(out: Path, card: dict[str, Any]) -> None:
     """Note the settings in `out`, or check that they are what they were. Raises ConfigError."""
     path = out / "realce.json"
     if not path.exists():
-        write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1)))
-    elif json.loads(path.read_text()) != card:
+        write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1), encoding="utf-8"))
+    elif json.loads(path.read_text("utf-8")) != card:
         raise ConfigError(f"{out} was made with other settings ({path.name} says which): choose another folder.")
 
 
