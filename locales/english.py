@@ -38,4 +38,4 @@ if __name__ == "__main__":
     with Comfy(Path(tempfile.mkdtemp())) as comfy:
         found = of_pack(comfy.get("/object_info"))
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    TARGET.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ WORKFLOW = ROOT / "workflows" / "api" / "upscale.json"
 def upscale(comfy: Comfy) -> Result:
     """The workflow as it ships, its progress shown."""
     shutil.copy(SAMPLE, comfy.base / "input" / "sample.png")
-    prompt = json.loads(WORKFLOW.read_text())
+    prompt = json.loads(WORKFLOW.read_text("utf-8"))
     with tqdm(desc="upscaling", unit="tile") as bar:
 
         def show(kind: str, data: dict[str, int]) -> None:

@@ -19,7 +19,7 @@ HEAVY = {
 # From the bottom up. A module or package may import from lines above its own, and from itself.
 LAYERS = {
     "tadisr": [
-        ["errors", "atomic_write", "allocator", "file_digest", "out_of_memory"],
+        ["errors", "atomic_write", "allocator", "console", "file_digest", "out_of_memory"],
         ["validation"],
         ["base_arguments", "safetensors_file"],
         ["config"],
@@ -50,7 +50,7 @@ def imported_names(path: Path, *, top_level_only: bool = False) -> Iterator[str]
 
     `from .a import b` gives package.a.b where that is a module, else package.a.
     """
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     package = path.relative_to(ROOT).parent.parts
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):

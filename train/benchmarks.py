@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from tadisr.atomic_write import write_atomic
 from tadisr.config import SCALE
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 
 from .data.pairs import Pixels, list_images, read_rgb
@@ -243,6 +244,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(
         prog="python -m train.benchmarks", description="Bring a benchmark into our layout."
     )

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from tadisr import COMPACT, ocr
 from tadisr.atomic_write import write_atomic
+from tadisr.console import escape_unknown_characters
 from tadisr.devices import choose_placement
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.inference.tiling import Tiling
@@ -345,6 +346,7 @@ def run_command(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Exit code 0, 1 for an error, 2 for wrong arguments, 130 when interrupted."""
+    escape_unknown_characters()
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True")

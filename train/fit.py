@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from tadisr.allocator import keep_buffers
 from tadisr.checkpoints import adapter
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
 
@@ -122,7 +123,7 @@ def init_worker(_: int) -> None:
 
 def training_record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     """Return the training settings and state written into a checkpoint's header."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8").stdout.strip()
     table = settings.to_dict(config)
     data = {key: table["data"][key] for key in ("kind", "crop", "view", "degradation", "camera", "text_scale", "walls")}
     loss = table["loss"]
@@ -307,6 +308,7 @@ def _float(tensor: Tensor | None) -> Tensor | None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.fit", description="Train a model.")
     parser.add_argument("config", help="a YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance steps=100 data.crop=64")

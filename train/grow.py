@@ -26,6 +26,7 @@ import tadisr
 from tadisr import TADiSR
 from tadisr.checkpoints import adapter
 from tadisr.config import ModelConfig
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model.joint_decoder import Branch
 from tadisr.model.schedule import denoiser_time
@@ -112,6 +113,7 @@ def fold_timestep(source: TADiSR, tensors: dict[str, Tensor]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.grow", description="Enlarge a model without changing it.")
     parser.add_argument("source", type=Path, help="a checkpoint of ours that stands alone")
     parser.add_argument("target", type=Path)

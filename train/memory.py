@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import TADiSRError
 from tadisr.model import TADiSR
 
@@ -229,6 +230,7 @@ def format_table(config: FitConfig, counted: Need) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.memory", description="Count a run's memory for one process.")
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance data.crop=512")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 from tadisr.model import TADiSR
 
@@ -170,6 +171,7 @@ def build_random_model(config: FitConfig, device: torch.device) -> TADiSR:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command. Exit code 0, or a message for an error."""
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.plan", description="Count a run's FLOPs and plan its time.")
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance data.crop=512")

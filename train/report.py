@@ -20,6 +20,7 @@ import numpy as np
 
 from tadisr.atomic_write import write_atomic
 from tadisr.checkpoints import adapter
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 
 from .pages import render_page
@@ -81,7 +82,7 @@ def read_curves(path: Path) -> Curves:
     """Read a CSV of scalars into columns over steps; empty cells and an incomplete last row are left out. Raises
     ConfigError.
     """
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     curves: Curves = {}
     for number, row in enumerate(rows, 1):
@@ -239,6 +240,7 @@ def format_best(curve: tuple[list[int], list[float]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.report", description="Draw the curves of training runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder of train.fit; several are overlaid")
     parser.add_argument("-o", "--out", type=Path, help="folder of the report (default: report in the first run)")

@@ -29,7 +29,7 @@ def lock_folder(folder: Path, what: str) -> Iterator[None]:
     path = (folder / LOCK).resolve()
     if path in _held:
         raise ConfigError(_taken(what, folder, f"process {os.getpid()} on {socket.gethostname()}"))
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -53,7 +53,7 @@ def _taken(what: str, folder: Path, owner: str) -> str:
 
 def _owner(path: Path) -> str:
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         return f"process {record['process']} on {record['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process that has not said which"

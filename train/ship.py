@@ -18,6 +18,7 @@ import torch
 
 import tadisr
 from tadisr.checkpoints import adapter
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 
 
@@ -50,6 +51,7 @@ def ship_model(
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.ship", description="Make a file to ship from a checkpoint.")
     parser.add_argument("source", type=Path, help="a checkpoint of ours that stands alone")
     parser.add_argument("target", type=Path)

@@ -96,7 +96,7 @@ SERIALIZE = f"() => {{ ({FIT})(); return JSON.stringify(app.graph.serialize()); 
 
 def draw_blueprint(page: Any) -> None:
     """The staged chain with its scale and an edited mask as sockets, too."""
-    api = json.loads((ROOT / "workflows" / "api" / "stages.json").read_text())
+    api = json.loads((ROOT / "workflows" / "api" / "stages.json").read_text("utf-8"))
     api |= {
         "20": {"class_type": "PrimitiveFloat", "inputs": {"value": 4.0}},
         "21": {"class_type": "LoadImageMask", "inputs": {"image": "sample.png", "channel": "alpha"}},
@@ -118,7 +118,7 @@ def draw_blueprint(page: Any) -> None:
         return value
 
     BLUEPRINT.parent.mkdir(exist_ok=True)
-    BLUEPRINT.write_text(json.dumps(settle(drawn), indent=1, ensure_ascii=False) + "\n")
+    BLUEPRINT.write_text(json.dumps(settle(drawn), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 HELP: dict[str, dict[str, Any]] = {  # ids that no template has: the page would show that node's picture again
@@ -172,11 +172,12 @@ def shot(page: Any) -> Image.Image:
 
 
 def draw(comfy: Comfy, page: Any, name: str) -> None:
-    api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
-    page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text().strip()])
+    api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
+    page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text("utf-8").strip()])
     workflow = json.loads(page.evaluate(SERIALIZE))
     workflow["id"] = "00000000-0000-0000-0000-000000000000"  # the page draws a new one each time
-    (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(workflow, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
+    (ROOT / "workflows" / f"{name}.json").write_text(text, encoding="utf-8")
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)
     if name not in ABSENT:
         wait_for_prompt(comfy, page)

@@ -15,6 +15,8 @@ from ..images.write import FORMATS, format_of
 NAME_LIMIT = 255  # bytes of a file's name
 IMAGES_NOT_WRITTEN = {".gif", ".bmp", ".heic", ".heif", ".jp2", ".ppm", ".tga", ".psd", ".svg", ".pdf"}
 APPLE_DOUBLE = "AppleDouble files"
+NO_FILES = "no files (pipes, devices, links to nothing)"
+CLOSED = "folders that may not be read"
 NO_HEIF = "HEIC, which needs pillow-heif (pip install pillow-heif)"
 OTHERS = "no images that are read here"
 
@@ -85,7 +87,8 @@ def make_plan(
 
     A folder's tree is kept under `out`; a target that two images would share (a.png, a.jpg) keeps the second one's suffix
     in its name: a.jpg.png. kind: the format's name, None: by the ending of `out`, else png. Raises TADiSRError for an
-    input that is missing or none at all, ArgumentsError where an input would be overwritten or one file is to hold many.
+    input that is missing or none at all, ArgumentsError where an input would be overwritten, one file is to hold many, or
+    the output folder cannot be written.
     """
     plan = Plan()
     sources = find_images(inputs, out, plan)
@@ -93,6 +96,7 @@ def make_plan(
         known = ", ".join(sorted(readable_suffixes()))
         raise TADiSRError(f"No pictures in {' '.join(inputs)}; known are {known}.{summarize_left_out(plan.left_out)}")
     single = names_file(out)
+    check_place(out.parent if single else out)
     if single and len(sources) > 1:
         raise ArgumentsError(f"{out} is one file, but there are {len(sources)} pictures: give a folder.")
     if single:
@@ -111,6 +115,16 @@ def names_file(out: Path) -> bool:
     """Whether `out` is meant as a file, by its ending."""
     known = {*IMAGES_NOT_WRITTEN, *(suffix for kind in FORMATS.values() for suffix in kind.suffixes)}
     return out.suffix.lower() in known and not out.is_dir()
+
+
+def check_place(folder: Path) -> None:
+    """Raises ArgumentsError where a folder is none, cannot be made, or may not be written to."""
+    places = (folder, *folder.absolute().parents)
+    existing = next(path for path in places if os.path.lexists(path))
+    if not existing.is_dir():
+        raise ArgumentsError(f"Nothing can be written into {folder}: {existing} is no folder. Give another -o.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ArgumentsError(f"Nothing can be written into {folder}: {existing} is read-only here. Give another -o.")
 
 
 def check_file(out: Path, kind: str | None) -> str:
@@ -168,7 +182,7 @@ def find_images(inputs: Iterable[str], out: Path, plan: Plan) -> list[tuple[Path
     """
     found: dict[Path, tuple[Path, Path]] = {}
     for text in inputs:
-        for path, relative in expand(text):
+        for path, relative in expand(text, plan):
             searched = Path(text) != path
             if searched and is_below(path, out, Path(text)):
                 continue
@@ -191,6 +205,8 @@ def is_below(path: Path, out: Path, searched: Path) -> bool:
 def reason_to_leave_out(path: Path) -> str | None:
     if path.name.startswith("._"):
         return APPLE_DOUBLE
+    if not path.is_file():
+        return NO_FILES
     suffix = path.suffix.lower()
     if suffix in readable_suffixes():
         return None
@@ -207,17 +223,37 @@ def summarize_left_out(left_out: dict[str, list[Path]], most: int = 8) -> str:
     return "".join(sentences)
 
 
-def expand(text: str) -> list[tuple[Path, Path]]:
+def expand(text: str, plan: Plan) -> list[tuple[Path, Path]]:
     """A file, a folder or a glob as (file, its place under the output folder). Brackets in existing paths are names."""
+    if not text:
+        raise TADiSRError("There is no '': an input is empty.")
     path = Path(text)
     if path.is_dir():
-        return [(p, p.relative_to(path)) for p in sorted(path.rglob("*")) if p.is_file()]
+        return [(p, p.relative_to(path)) for p in sorted(walk_files(path, plan))]
     if path.is_file():
         return [(path, Path(path.name))]
+    if path.exists():
+        raise TADiSRError(f"{text} is a pipe or a device, expected a file: save it to one first.")
     matches = glob.glob(literal_start(text), recursive=True) or glob.glob(text.replace("[", "[[]"), recursive=True)
     if not matches:
         raise TADiSRError(f"There is no {text}.")
     return [(p, Path(p.name)) for p in map(Path, sorted(matches)) if p.is_file()]
+
+
+def walk_files(folder: Path, plan: Plan) -> Iterator[Path]:
+    """Everything below a folder that is no folder, also behind links to folders, each of which is entered once."""
+
+    def note(error: OSError) -> None:
+        plan.leave_out(Path(error.filename), CLOSED)
+
+    entered = set()
+    for top, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        place = os.path.realpath(top)
+        if place in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        yield from (Path(top, name) for name in names)
 
 
 def literal_start(text: str) -> str:

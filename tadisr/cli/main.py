@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
 import logging
 import sys
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ..allocator import keep_buffers
 from ..checkpoints import adapter
+from ..console import escape_unknown_characters
 from ..devices import choose_placement
 from ..errors import TADiSRError
 from ..file_digest import hash_file
@@ -67,9 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 if a picture failed, 2 for wrong arguments, 130 when interrupted."""
-    for stream in (sys.stdout, sys.stderr):  # names that the console cannot show are no reason to fail
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_unknown_characters()
     arguments = parser().parse_args(argv)
     keep_buffers()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused, the rest is read

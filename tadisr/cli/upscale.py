@@ -39,7 +39,9 @@ WAITING = 4  # strips that may wait to be written
 def add(commands: Any) -> argparse.ArgumentParser:
     up = commands.add_parser("upscale", help="upscale files, folders or globs")
     up.add_argument("inputs", nargs="+", metavar="IN", help="a picture, a folder (searched deeply) or a glob")
-    up.add_argument("-o", "--out", required=True, type=Path, help="a folder; for one picture also NAME.png, .jpg ...")
+    up.add_argument(
+        "-o", "--out", required=True, type=output_path, help="a folder; for one picture also NAME.png, .jpg ..."
+    )
     up.add_argument("--format", choices=list(FORMATS), help="of the results (default: by the ending of -o, else png)")
     up.add_argument("--quality", type=int, help=f"of JPEG, WebP, AVIF: 1 to 100 (default {QUALITY}; WebP: lossless)")
     up.add_argument("--overwrite", action="store_true", help="results may replace the inputs themselves")
@@ -75,6 +77,13 @@ def add(commands: Any) -> argparse.ArgumentParser:
     up.add_argument("--json", action="store_true", help="print the summary as JSON")
     up.set_defaults(run=run)
     return up
+
+
+def output_path(text: str) -> Path:
+    """The argument of -o. An empty one is a script's unset variable, not the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a folder or a file")
+    return Path(text)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 log = logging.getLogger(__name__)
 
 GRID = 33  # nodes per axis of the table that 16-bit pixels go through
+INK_GRID = 17  # the same of CMYK's four axes
 CLOSE = 1  # levels of 255 that a profile may differ from sRGB and still count as it
 ROWS = 256  # of 16-bit pixels converted at a time
 CREATED = slice(24, 36)  # the date in a profile's header: left out, so that equal images make equal files
@@ -97,3 +98,38 @@ def to_srgb_16(pixels: np.ndarray[Any, Any], profile: bytes, name: str) -> np.nd
         found = F.grid_sample(table, places, mode="bilinear", align_corners=True, padding_mode="border")
         converted[top : top + ROWS] = (found[0, :, 0].permute(1, 2, 0) * 65535).round().numpy().astype(np.uint16)
     return converted
+
+
+def cmyk_to_srgb_16(inks: np.ndarray[Any, Any], profile: bytes | None, name: str) -> np.ndarray[Any, Any]:
+    """Convert (h, w, 4) uint16 CMYK to (h, w, 3) uint16, by a table of the profile's 8-bit conversion, interpolated.
+
+    Without a profile each ink takes its share of the light: (1 - C)(1 - K), as Pillow has it.
+    """
+    table = None if profile is None else ink_table(profile, name)
+    converted = np.empty((*inks.shape[:2], 3), np.uint16)
+    for top in range(0, len(inks), ROWS):
+        strip = torch.from_numpy(inks[top : top + ROWS].astype(np.float32)) / 65535
+        colors = (1 - strip[..., :3]) * (1 - strip[..., 3:]) if table is None else look_up_inks(table, strip)
+        converted[top : top + ROWS] = (colors * 65535).round().clamp(0, 65535).numpy().astype(np.uint16)
+    return converted
+
+
+def ink_table(profile: bytes, name: str) -> torch.Tensor:
+    """What every combination of INK_GRID levels of four inks becomes: (3, K and C, M, Y) in [0, 1]."""
+    levels = np.linspace(0, 255, INK_GRID).round().astype(np.uint8)
+    black, cyan, magenta, yellow = np.meshgrid(levels, levels, levels, levels, indexing="ij")
+    nodes = np.stack([cyan, magenta, yellow, black], -1).reshape(INK_GRID**2, INK_GRID**2, 4)
+    moved = np.asarray(to_srgb(Image.fromarray(nodes, "CMYK"), profile, name), np.float32) / 255
+    return torch.from_numpy(moved).reshape(INK_GRID**2, INK_GRID, INK_GRID, 3).permute(3, 0, 1, 2)
+
+
+def look_up_inks(table: torch.Tensor, inks: torch.Tensor) -> torch.Tensor:
+    """Interpolate `ink_table` at (h, w, 4) inks in [0, 1]: between the two nearest levels of black, each of them in 3D."""
+    cyan, magenta, yellow, black = inks.unbind(-1)
+    level = (black * (INK_GRID - 1)).floor().clamp(max=INK_GRID - 2)
+    found = []
+    for slab in (level, level + 1):
+        depth = (slab * INK_GRID + cyan * (INK_GRID - 1)) / (INK_GRID**2 - 1)
+        places = torch.stack([yellow, magenta, depth], -1) * 2 - 1
+        found.append(F.grid_sample(table[None], places[None, None], mode="bilinear", align_corners=True)[0, :, 0])
+    return torch.lerp(found[0], found[1], black * (INK_GRID - 1) - level).permute(1, 2, 0)

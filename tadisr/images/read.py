@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from ..errors import ImageError
+from .arrays import Pixels, to_array
+from .color_spaces import stated_profile
+from .deep import check_layout, is_deep, read_deep, read_single, upright, warn_of_lost_bits
 from .metadata import Metadata, read_metadata
-from .profiles import to_srgb, to_srgb_16
-
-Pixels = np.ndarray[Any, Any]
+from .profiles import cmyk_to_srgb_16, to_srgb, to_srgb_16
 
 SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".pnm", ".avif", ".jp2", ".jpx", ".j2k", ".tga", ".mpo",
 }  # fmt: skip
 HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
-ROWS = 512  # of a decoded image that are copied at a time
 GRAY = ("1", "L", "LA", "La")
 TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
-# Pillow unpacks 16-bit colours to their high bytes; in the other byte order it unpacks the low ones.
-SWAPPED = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
-GRAY_ALPHA_16 = "LA;16B"  # four bytes a pixel, which Pillow also unpacks as they are
-SIXTEEN_IN_I = {"PNG", "PPM"}  # formats whose images of mode I hold 0 to 65535
 REDUCED = 1  # bit of TIFF's NewSubfileType: a smaller version of another page
 STEREO = "Multi-Frame Image"  # MPO's types that are images of their own; others are previews and gain maps
 
@@ -116,7 +110,7 @@ def named_errors(path: str | Path) -> Iterator[None]:
 def list_frames(image: Image.Image) -> list[int]:
     """Indices of the frames or pages that are images of their own."""
     count = getattr(image, "n_frames", 1)
-    if count == 1:
+    if count <= 1 or image.format == "PSD":  # whose first frame is all of its layers together
         return [0]
     if image.format == "MPO":
         types = [str(entry["Attribute"]["MPType"]) for entry in image.mpinfo[0xB002]]  # pyright: ignore[reportAttributeAccessIssue]
@@ -134,82 +128,20 @@ def list_frames(image: Image.Image) -> list[int]:
 
 def decode(image: Image.Image, path: str | Path, index: int) -> Pixels:
     """The pixels of the current frame, (h, w, C) uint8 or uint16. Raises ImageError, and whatever Pillow raises."""
-    raw = rawmode(image)
-    profile = image.info.get("icc_profile")
+    check_layout(image, path)
+    profile = stated_profile(image, path)
     if image.mode.startswith("I") or image.mode == "F":
-        upright(image)
-        return convert_profile(single_channel(image, path), profile, path)
-    if ";16" in raw and image.mode in ("RGB", "RGBA"):
-        return convert_profile(read_16(path, index, raw), profile, path)
+        return convert_profile(read_single(image, path), profile, path)
+    if is_deep(image):
+        pixels = read_deep(image, path, index)
+        return (
+            cmyk_to_srgb_16(pixels, profile, str(path))
+            if image.mode == "CMYK"
+            else convert_profile(pixels, profile, path)
+        )
+    warn_of_lost_bits(image, path)
     upright(image)
     return convert_8(image, profile, path)
-
-
-def rawmode(image: Image.Image) -> str:
-    """How Pillow's decoder finds the pixels in the file, such as "RGB;16B"; "" where it does not say."""
-    tiles = getattr(image, "tile", [])
-    args = tiles[0].args if tiles else ""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
-
-
-def upright(image: Image.Image) -> None:
-    """Apply EXIF's orientation in place, and remove it."""
-    ImageOps.exif_transpose(image, in_place=True)
-
-
-def single_channel(image: Image.Image, path: str | Path) -> Pixels:
-    """A 16-bit grey, integer or float image as (h, w, 1 or 2) uint16. Raises ImageError where white is not known."""
-    values = to_array(image)
-    low, high = values.min(), values.max()
-    if image.mode == "F":
-        if not (np.isfinite(values).all() and low >= 0 and high <= 1):
-            raise ImageError(
-                f"{path} has float pixels from {low:g} to {high:g}, expected 0 to 1: bring it to 8 or 16 bits first."
-            )
-        return (values * 65535).round().astype(np.uint16)
-    if not image.mode.startswith("I;16") and image.format not in SIXTEEN_IN_I:
-        raise ImageError(
-            f"{path} has signed or 32-bit integer pixels, from {low} to {high}, and does not say which is white: bring it "
-            "to 8 or 16 bits first."
-        )
-    return with_transparency(values.astype(np.uint16), image.info.get("transparency"))
-
-
-def with_transparency(pixels: Pixels, transparent: Any) -> Pixels:
-    """Add the alpha channel that one transparent value stands for, at 16 bits."""
-    if not isinstance(transparent, int | tuple):
-        return pixels
-    alpha = np.where((pixels == np.asarray(transparent)).all(-1, keepdims=True), 0, 65535).astype(np.uint16)
-    return np.concatenate([pixels, alpha], -1)
-
-
-def read_16(path: str | Path, index: int, raw: str) -> Pixels:
-    """Decode 16-bit colours twice, for their high and their low bytes, which is all that Pillow gives at once."""
-
-    def read_as(kind: str) -> Image.Image:
-        image = Image.open(path)
-        if index:
-            image.seek(index)
-        for number, tile in enumerate(image.tile):
-            arguments = (kind, *tile.args[1:]) if isinstance(tile.args, tuple) else kind
-            image.tile[number] = tile._replace(args=arguments)
-        return image
-
-    if raw == GRAY_ALPHA_16:
-        with read_as("RGBA") as image:
-            upright(image)
-            pairs = to_array(image).astype(np.uint16)
-            return np.stack([pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]], -1)
-    kind, order = raw.split(";")
-    with read_as(raw) as high:
-        upright(high)
-        pixels = to_array(high).astype(np.uint16) << 8
-        transparent = high.info.get("transparency")
-    with read_as(f"{kind};{SWAPPED[order]}") as low:
-        upright(low)
-        pixels |= to_array(low)
-    return with_transparency(pixels, transparent) if pixels.shape[2] == 3 else pixels
 
 
 def convert_8(image: Image.Image, profile: bytes | None, path: str | Path) -> Pixels:
@@ -241,15 +173,3 @@ def convert_profile(pixels: Pixels, profile: bytes | None, path: str | Path) -> 
         return pixels
     colors = 1 if pixels.shape[2] < 3 else 3
     return np.concatenate([to_srgb_16(pixels[..., :colors], profile, str(path)), pixels[..., colors:]], -1)
-
-
-def to_array(image: Image.Image) -> Pixels:
-    """Copy an image's pixels to (h, w, C), strip by strip: Pillow's own copy is made three times over."""
-    image.load()
-    width, height = image.size
-    first = np.asarray(image.crop((0, 0, width, min(ROWS, height))))
-    pixels = np.empty((height, width, 1 if first.ndim == 2 else first.shape[2]), first.dtype.newbyteorder("="))
-    for top in range(0, height, ROWS):
-        strip = np.asarray(image.crop((0, top, width, min(top + ROWS, height))))
-        pixels[top : top + ROWS] = strip.reshape(*strip.shape[:2], -1)
-    return pixels

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from types import EllipsisType
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,22 @@ from torch import Tensor
 
 BICUBIC = -0.5  # the cubic's parameter, as PyTorch and Pillow have it with antialiasing
 REACH = 2  # pixels of the coarser grid on either side that the cubic takes in
-ROWS = 64  # of a result that `shrink` makes at a time
+ROWS = 64  # of a result that `shrink` makes at a time, at most
+READ = 128  # rows of the image that it reads for them, beside those around
 WIDE = 256  # columns of a window that are made at a time
 
 Span = tuple[int, int]  # begin, end
+
+
+class Pixels(Protocol):
+    """What windows can be read from, (..., h, w): a tensor, or colours that are made as they are read."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: tuple[EllipsisType, slice, slice], /) -> Tensor: ...
 
 
 def as_float(image: Tensor) -> Tensor:
@@ -76,7 +90,7 @@ def cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
-def resize_window(image: Tensor, size: tuple[int, int], rows: Span, columns: Span) -> Tensor:
+def resize_window(image: Pixels, size: tuple[int, int], rows: Span, columns: Span) -> Tensor:
     """The window of `resize(image, size)` over those rows and columns, made from what it needs of the image alone.
 
     image (..., h, w), float or uint8 or uint16. A window may reach beyond the result's borders, which are then repeated.
@@ -86,7 +100,7 @@ def resize_window(image: Tensor, size: tuple[int, int], rows: Span, columns: Spa
 
 
 def interpolate_window(
-    values: Tensor,
+    values: Pixels,
     size: tuple[int, int],
     rows: Span,
     columns: Span,
@@ -106,7 +120,8 @@ def interpolate_window(
     return F.pad(window[None], margins, mode="replicate")[0] if any(margins) else window
 
 
-def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
+def shrink(image: Pixels, size: tuple[int, int]) -> Tensor:
     """`resize` of (..., h, w), float or levels, a few rows at a time: no whole float copy is made."""
-    spans = [(top, min(top + ROWS, size[0])) for top in range(0, size[0], ROWS)]
+    rows = min(ROWS, max(1, READ * size[0] // image.shape[-2]))
+    spans = [(top, min(top + rows, size[0])) for top in range(0, size[0], rows)]
     return torch.cat([resize_window(image, size, span, (0, size[1])) for span in spans], -2)

@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..images.resample import Span, interpolate_window, resize_window, shrink
+from ..images.resample import Pixels, Span, interpolate_window, resize_window, shrink
 
 MODES = ("off", "adain", "wavelet")
 CELL = 2  # LR pixels to a side of a cell of the coarse grid
 GAPS = (1, 2)  # a-trous passes over it; with the cell, about the five passes of the x4 image at gaps 1 to 16
-KERNEL = (0.25, 0.5, 0.25)
 ROWS = 64  # of the result at a time
 
 
@@ -46,7 +45,7 @@ def check_mode(mode: str) -> None:
         raise ConfigError(f"color is {mode!r}, expected one of {', '.join(MODES)}.")
 
 
-def measure_correction(mode: str, result: Tensor, reference: Tensor) -> Correction:
+def measure_correction(mode: str, result: Tensor, reference: Pixels) -> Correction:
     """What gives a result (H, W, C) the colours of its LR image (C, h, w), both in [0, 1] or in levels.
 
     adain: every channel gets the mean and deviation of the LR image at the result's size (Huang and Belongie 2017).
@@ -59,7 +58,7 @@ def measure_correction(mode: str, result: Tensor, reference: Tensor) -> Correcti
     return Correction(coarse=smooth((shrink(reference, grid) - shrink(result.permute(2, 0, 1), grid))[None])[0])
 
 
-def measure_adain(result: Tensor, reference: Tensor) -> Correction:
+def measure_adain(result: Tensor, reference: Pixels) -> Correction:
     size = (result.shape[0], result.shape[1])
     mean, deviation = moments(result[top:bottom].permute(2, 0, 1) for top, bottom in strips(size[0]))
     enlarged = (resize_window(reference, size, span, (0, size[1])) for span in strips(size[0]))
@@ -85,13 +84,12 @@ def strips(height: int) -> Iterator[Span]:
 
 def smooth(image: Tensor) -> Tensor:
     """Passes of the a-trous algorithm over (B, C, h, w): [1 2 1]/4 along both sides, its taps GAPS apart."""
-    channels = image.shape[1]
-    taps = torch.tensor(KERNEL, dtype=image.dtype, device=image.device).repeat(channels, 1)
     for gap in GAPS:
-        image = F.conv2d(_pad(image, 0, gap), taps[:, None, :, None], dilation=(gap, 1), groups=channels)
-        image = F.conv2d(_pad(image, gap, 0), taps[:, None, None, :], dilation=(1, gap), groups=channels)
+        for axis in (2, 3):
+            margins = (0, 0, gap, gap) if axis == 2 else (gap, gap, 0, 0)
+            padded, length = F.pad(image, margins, mode="replicate"), image.shape[axis]
+            image = padded.narrow(axis, gap, length) * 2  # sums, not a convolution, which unfolds the image
+            image += padded.narrow(axis, 0, length)
+            image += padded.narrow(axis, 2 * gap, length)
+            image /= 4
     return image
-
-
-def _pad(image: Tensor, x: int, y: int) -> Tensor:
-    return F.pad(image, (x, x, y, y), mode="replicate")

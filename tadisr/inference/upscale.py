@@ -24,7 +24,7 @@ from ..checkpoints.base_model import load_base
 from ..config import SCALE
 from ..errors import CheckpointError, ConfigError, ImageError, OutOfMemoryError, ResultError
 from ..images.alpha import Layers, laid_on_ground, split_alpha, split_layers, varies
-from ..images.resample import Span, output_size, pad_to_multiple, resize, resize_window, shrink
+from ..images.resample import Span, output_size, pad_to_multiple, resize, resize_window, shrink, source_span
 from ..model import TADiSR
 from ..model.certainty import certainty_map, keep_sure_detail
 from ..model.precision import compute_type
@@ -337,50 +337,69 @@ class Upscaling:
 
     def run(self, windows: list[Window]) -> list[Tile]:
         """Upscale windows: their colours, and their alpha where it varies, `tiling.batch` at once."""
-        images, owners, tiles = [], [], []
-        for number, window in enumerate(windows):
-            layers, place = self.layers(window.image), place_of(window)
-            images.append(self.enlarge(window, layers))
-            owners.append(number)
-            alpha = None if layers.alpha is None else resize_window(layers.alpha, self.full, *place)
-            tiles.append(alpha)
-            if alpha is not None and varies(alpha):
-                images.append(laid_on_ground(alpha, layers.dark).expand(3, -1, -1))
-                owners.append(number)
-        results = self.run_network(images, [windows[number] for number in owners])
-        found = []
-        for window, alpha in zip(windows, tiles, strict=True):
-            layers = self.layers(window.image)
+        jobs: list[tuple[Window, Callable[[Window], Tensor]]] = []
+        for window in windows:
+            jobs.append((window, self.enlarge_colors))
+            if self.has_structure(window):
+                jobs.append((window, self.enlarge_alpha))
+        results = self.run_network(jobs)
+        tiles = []
+        for window in windows:
+            layers, alpha = self.layers(window.image), None
             colors, maps = next(results)
-            if alpha is not None and varies(alpha):
+            if self.has_structure(window):
                 upscaled, others = next(results)
                 alpha = laid_on_ground(upscaled.mean(0, keepdim=True), layers.dark)
                 maps = torch.cat([torch.maximum(maps[:1], others[:1]), torch.minimum(maps[1:], others[1:])])
+            elif layers.alpha is not None:
+                alpha = resize_window(layers.alpha, self.full, *place_of(window))
             if len(layers.colors) == 1:
                 colors = colors.mean(0, keepdim=True)
-            found.append(Tile(colors, maps, alpha))
-            self.show(window, found[-1])
-        return found
+            tiles.append(Tile(colors, maps, alpha))
+            self.show(window, tiles[-1])
+        return tiles
 
-    def enlarge(self, window: Window, layers: Layers) -> Tensor:
+    def has_structure(self, window: Window) -> bool:
+        """Whether the window's alpha varies, so that the network is to upscale it."""
+        alpha = self.layers(window.image).alpha
+        if alpha is None:
+            return False
+        height, width = alpha.shape[1:]
+        rows = inside((window.top, window.top + window.height), height)
+        columns = inside((window.left, window.left + window.width), width)
+        rows, columns = source_span(height, self.full[0], rows), source_span(width, self.full[1], columns)
+        return varies(alpha[:, slice(*rows), slice(*columns)])
+
+    def enlarge_colors(self, window: Window) -> Tensor:
         """What the network sees of a window, (3, 4 height, 4 width)."""
         if self.enlarged is not None:
             return cut(self.enlarged[window.image], *place_of(window))
-        return resize_window(layers.colors, self.full, *place_of(window)).expand(3, -1, -1)
+        return resize_window(self.layers(window.image).colors, self.full, *place_of(window)).expand(3, -1, -1)
 
-    def run_network(self, images: list[Tensor], windows: list[Window]) -> Iterator[tuple[Tensor, Tensor]]:
-        """(3, H, W) each -> pictures (3, H, W) and maps (k, H, W), float32 on the CPU. Empties `images`."""
-        while images:
-            count = self.tiling.batch
-            batch = torch.stack(images[:count]) if count > 1 else images[0][None].contiguous()
+    def enlarge_alpha(self, window: Window) -> Tensor:
+        """The same of its alpha, as an image of its own."""
+        layers = self.layers(window.image)
+        assert layers.alpha is not None
+        alpha = resize_window(layers.alpha, self.full, *place_of(window))
+        return laid_on_ground(alpha, layers.dark).expand(3, -1, -1)
+
+    def run_network(self, jobs: list[tuple[Window, Callable[[Window], Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Windows and what makes their inputs -> images (3, H, W) and maps (k, H, W), float32 on the CPU, one by one."""
+        for first in range(0, len(jobs), self.tiling.batch):
+            group = jobs[first : first + self.tiling.batch]
+            images = [enlarge(window)[None] for window, enlarge in group]
+            batch = torch.cat(images) if len(images) > 1 else images[0].contiguous()
+            del images
             guides = None
             if self.guide is not None:
-                places = [(self.guide[w.image], self.full, *place_of(w)) for w in windows[:count]]
+                places = [(self.guide[window.image], self.full, *place_of(window)) for window, _ in group]
                 guides = torch.stack([resize_window(*place) for place in places])
-            del images[:count], windows[:count]
             pictures, maps = run_tile(self.model, batch, self.device, guides, self.detail)
             del batch
-            yield from zip(pictures.cpu(), maps.cpu(), strict=True)
+            results = list(zip(pictures.cpu(), maps.cpu(), strict=True))
+            del pictures, maps
+            while results:
+                yield results.pop(0)
 
     def show(self, window: Window, tile: Tile) -> None:
         if self.preview is None:

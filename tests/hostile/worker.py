@@ -124,7 +124,9 @@ KINDS: dict[str, Callable[[Path], str]] = {
 
 def peak() -> int:
     """Bytes of the largest resident set since it was last reset."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -132,7 +134,7 @@ def run_case(case: dict[str, str]) -> dict[str, Any]:
     global folder
     folder = os.path.realpath(case["folder"])
     opened.clear()
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     opened.clear()
     begun = time.process_time()
     path = Path(case["path"])

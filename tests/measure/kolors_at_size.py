@@ -81,7 +81,7 @@ def stream(path: Path, shapes: dict[str, torch.Size], block: torch.Tensor) -> No
 
 
 def peak() -> int:
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(found[1]) * 1024 if found else 0
 
 

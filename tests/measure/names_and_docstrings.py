@@ -36,7 +36,7 @@ VERBS = set(
 
 def public_functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield the public functions and methods of a file."""
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         inner = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else [node]
         for one in inner:
             is_function = isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)

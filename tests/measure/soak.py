@@ -25,7 +25,9 @@ Sample = dict[str, float]
 def sample(process: int) -> Sample:
     """Resident memory in MiB, threads, open descriptors of a process, and files in the temporary folder."""
     fields = dict(
-        line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines() if ":" in line
+        line.split(":", 1)
+        for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+        if ":" in line
     )
     return {
         "memory": int(fields["VmRSS"].split()[0]) / 1024,

@@ -179,7 +179,9 @@ def _cuts(files: list[Path], rng: Generator, *, pdf: bool) -> Iterator[Page]:
 
 def draw_pdf_page(file: Path, rng: Generator) -> Page:
     """Draw a random page of a PDF at 90 to 260 dpi by pdftoppm. Raises subprocess.SubprocessError, OSError, ValueError."""
-    told = subprocess.run(["pdfinfo", str(file)], capture_output=True, text=True, timeout=20, check=True).stdout
+    told = subprocess.run(
+        ["pdfinfo", str(file)], capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True
+    ).stdout
     pages = int(next(line.split()[1] for line in told.splitlines() if line.startswith("Pages:")))
     page, dpi = int(rng.integers(pages)) + 1, int(rng.integers(*DPI))
     command = ["pdftoppm", "-f", str(page), "-l", str(page), "-r", str(dpi), "-png", str(file)]

@@ -133,7 +133,7 @@ class Judge:
         file = self.folder / "input" / f"{_digest(VERSION, hash_file(pair.lr_path), hash_file(pair.hr_path))}.json"
         if not file.is_file():
             _write_json(file, compute_psnr(pair.upscaled, pair.hr))
-        return json.loads(file.read_text())
+        return json.loads(file.read_text("utf-8"))
 
     def picture(self, pair: Pair, method: Method) -> Pixels:
         """Compute a method's result again, to show it."""

@@ -27,11 +27,11 @@ class Journal:
         if added:
             columns += added
             rows = read_rows(path)
-            with path.open("w", newline="") as file:
+            with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, columns, restval="")
                 writer.writeheader()
                 writer.writerows(rows)
-        with path.open("a", newline="") as file:
+        with path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, columns, restval="").writerow(row)
         for name, value in values.items():
             self.board.add_scalar(f"{prefix}{name}", value, step)
@@ -56,7 +56,7 @@ def read_columns(path: Path) -> list[str]:
     """Read the names in a table's first line; none where there is no table."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return next(csv.reader(file), [])
 
 
@@ -64,7 +64,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a table's rows by column; none where there is no table."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

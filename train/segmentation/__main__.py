@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 
 from ..config import parse_override
@@ -17,6 +18,7 @@ from . import Segmenter, open_segmenter
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.synthesis.segmenter", description="Where text is.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

@@ -75,7 +75,7 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> FitConf
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"There is no config {path}.")
-    table = yaml.load(path.read_text(), Loader)
+    table = yaml.load(path.read_text("utf-8"), Loader)
     for override in overrides or []:
         table = merge_tables(table, parse_override(override))
     return build_dataclass(FitConfig, table, path.name)
@@ -203,12 +203,12 @@ class Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        rows = path.read_text().splitlines() if path.exists() else []
-        path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= step))
+        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= step), encoding="utf-8")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one JSON object with the step."""
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
 
 

@@ -45,7 +45,11 @@ def write_masks(
     """
     check_origin(out, segmenter, source, threshold)
     quarantine = out / f"broken-{part[0]}.jsonl"
-    broken = {json.loads(line)["key"] for line in quarantine.read_text().splitlines()} if quarantine.exists() else set()
+    broken = (
+        {json.loads(line)["key"] for line in quarantine.read_text("utf-8").splitlines()}
+        if quarantine.exists()
+        else set()
+    )
     indices = range(part[0], len(source) if limit is None else min(limit, len(source)), part[1])
     todo = [i for i in indices if source.key(i) not in broken and not mask_path(out, source.key(i)).exists()]
     counts = {"written": 0, "skipped": len(indices) - len(todo), "broken": 0}
@@ -73,9 +77,9 @@ def check_origin(out: Path, segmenter: Segmenter, source: Source, threshold: flo
     card = {"segmenter": segmenter.name, "digest": segmenter.digest, "threshold": threshold, "source": source.name}
     path = out / "segmenter.json"
     if not path.exists():
-        write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1)))
+        write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1), encoding="utf-8"))
         return
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text("utf-8"))
     if before != card:
         changed = next(k for k in card if before.get(k) != card[k])
         raise ConfigError(

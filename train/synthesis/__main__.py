@@ -6,6 +6,8 @@ import argparse
 import logging
 import sys
 
+from tadisr.console import escape_unknown_characters
+
 from ..command_errors import catch_stop_signals, report_in_one_sentence
 from ..data.sources import command as sources
 from . import bench, build
@@ -14,6 +16,7 @@ from .report import page
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.synthesis", description="Make the FTSR data set.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
     for step in (sources, build, page, bench, prepare):

@@ -127,5 +127,5 @@ def run_command(arguments: argparse.Namespace) -> int:
         pairs = zip(results["one core"], results[ways[1][0]], strict=True)
         print("gain of the pool: " + ", ".join(f"{a['step']} {b['rate'] / a['rate']:.2f}" for a, b in pairs))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     return 0

@@ -331,3 +331,59 @@ def test_base_is_unchanged(tmp_path: Path) -> None:
     expected = tadisr.upscale(tadisr.load(), read_image(tmp_path / "a.png")).image[0].permute(1, 2, 0)
     assert np.abs(pixels(tmp_path / "b.png") - (expected.numpy() * 255).round()).max() <= 1
     assert pixels_of(draw_sign()).shape == (64, 96, 3)
+
+
+def test_folders_are_followed_through_links_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small(tmp_path / "real" / "sub" / "a.png")
+    small(tmp_path / "in" / "b\nc.png")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out") == 0
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+    assert found == ["b\nc.png", "link/sub/a.png"]
+    said = capsys.readouterr().out
+    assert "Left out as no files (pipes, devices, links to nothing): gone.png, pipe.png." in said
+
+
+def test_what_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for given, said in (
+        (tmp_path / "pipe.png", "is a pipe or a device, expected a file"),
+        ("", "There is no ''"),
+        ("-", "There is no -."),
+    ):
+        assert upscale(given, "-o", tmp_path / "out") == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = small(tmp_path / "a.png")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    if os.geteuid() == 0:
+        closed = Path("/proc/self")  # may not be written to by anybody
+    for out, said in (
+        (photo / "b.png", "is no folder"),
+        (tmp_path / "gone", "is no folder"),
+        (closed, "is read-only here"),
+    ):
+        assert upscale(photo, "-o", out) == 2
+        error = capsys.readouterr().err
+        assert said in error and str(out) in error.replace(str(photo), str(out)) and len(error.splitlines()) == 1
+    with pytest.raises(SystemExit, match="2"):
+        upscale(photo, "-o", "")
+    assert "it is empty: give a folder or a file" in capsys.readouterr().err
+
+
+def test_inks_of_16_bits_come_out_in_16(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    inks = np.zeros((8, 12, 4), np.uint16)
+    inks[..., 3] = np.linspace(20000, 21000, 12)
+    tifffile.imwrite(tmp_path / "a.tif", inks, photometric="separated")
+    assert upscale(tmp_path / "a.tif", "-o", tmp_path / "b.png") == 0
+    result = next(read_frames(tmp_path / "b.png")).pixels
+    assert result.dtype == np.uint16 and len(np.unique(result)) > 20

@@ -286,7 +286,7 @@ def cut(path: Path) -> None:
 
 
 def pointer(path: Path) -> None:
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", encoding="utf-8")
 
 
 def test_broken_pickles_are_refused(glm: Any, vocabulary: Path, tmp_path: Path) -> None:

@@ -197,7 +197,9 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
         str(tmp_path),
     ]
     assert main(arguments) == 130 and made == ["0", "1", "stop"]
-    monkeypatch.setattr("train.evaluate.page.render_report", lambda *_: "")  # which shows pictures, and so makes them again
+    monkeypatch.setattr(
+        "train.evaluate.page.render_report", lambda *_: ""
+    )  # which shows pictures, and so makes them again
     assert main(arguments) == 0 and made == ["0", "1", "stop", "2"]
     assert rows(tmp_path)["lanczos"]["ocr_a"] is None
 

@@ -118,7 +118,7 @@ def test_the_card_and_the_report(made: Path) -> None:
 def _yaml(path: Path) -> dict[str, Any]:
     import yaml
 
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tadisr.config import SCALE
+from tadisr.console import escape_unknown_characters
 from tadisr.errors import ConfigError, TADiSRError
 
 from ..pairs import list_images, read_rgb
@@ -46,6 +47,7 @@ def write_pairs(source: Path, out: Path, preset: str, *, draws: int = 1, seed: i
 
 
 def main(argv: list[str] | None = None) -> int:
+    escape_unknown_characters()
     parser = argparse.ArgumentParser(prog="python -m train.data.degradation", description="Make LR pairs of a folder.")
     parser.add_argument("source", type=Path, help="a folder of HR images")
     parser.add_argument("out", type=Path, help="a folder for hr/ and lr/")

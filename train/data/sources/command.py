@@ -54,7 +54,7 @@ def choose_sources(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         return [{"kind": arguments.kind, "path": arguments.path, **options}]
     if not arguments.config.is_file():
         raise SourceError(f"There is no config {arguments.config}.")
-    tables = list(find_sources(yaml.load(arguments.config.read_text(), Loader)))
+    tables = list(find_sources(yaml.load(arguments.config.read_text("utf-8"), Loader)))
     if not tables:
         raise SourceError(f"{arguments.config} names no source: a table with kind: one of {', '.join(KINDS)}.")
     return tables

@@ -126,7 +126,7 @@ def prepare_data_set(
         good = [f"{p.name}.JPG" for p in todo if p.part == part and not done[p.name]["reason"]]
         text = "".join(f"{line}\n" for line in good)
         if fresh or not (out / name).exists():  # else it may have been mended by hand
-            write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text))
+            write_atomic(out / name, lambda temporary, text=text: Path(temporary).write_text(text, encoding="utf-8"))
         counts[part] = len(good)
     counts["out"] = len(todo) - counts["train"] - counts["eval"]
     write_sheet([p for p in todo if done[p.name]["reason"]], done, out / "misaligned.jpg")
@@ -165,8 +165,8 @@ def check_settings(out: Path, card: dict[str, Any]) -> None:
     """Record the settings in `out`, or check that they are the same as before. Raises ConfigError."""
     path = out / "realce.json"
     if not path.exists():
-        write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1)))
-    elif json.loads(path.read_text()) != card:
+        write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1), encoding="utf-8"))
+    elif json.loads(path.read_text("utf-8")) != card:
         raise ConfigError(f"{out} was made with other settings ({path.name} says which): choose another folder.")
 
 
