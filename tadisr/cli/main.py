@@ -17,11 +17,11 @@ from ..checkpoints import adapter
 from ..console import escape_unknown_characters
 from ..devices import placement
 from ..errors import TADiSRError
+from ..files.plan import ArgumentsError
 from ..inference.upscale import COMPACT, load
 from ..model.precision import DTYPES
 from ..profiling import benchmark
 from . import download, import_release, memory, prompt, upscale
-from .files import ArgumentsError
 
 log = logging.getLogger("tadisr")
 
