@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .folder import TADiSRUpscaleFolder
 from .host import folders
 from .load import TADiSRAdapterLoader, TADiSRKolorsLoader, TADiSRLoader
 from .prompt import TADiSREncodePrompt, TADiSRLoadPrompt
@@ -18,6 +19,7 @@ class TADiSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             TADiSRLoader, TADiSRKolorsLoader, TADiSRAdapterLoader, TADiSRTiling, TADiSRUpscale,
+            TADiSRUpscaleFolder,
             TADiSREncodePrompt, TADiSRLoadPrompt,
             TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
             TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,

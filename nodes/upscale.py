@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import SCALE, upscale_in_memory
 from ..tadisr.inference.color import MODES
-from ..tadisr.inference.tiling import BLENDS, Tiling, fit_overlap
+from ..tadisr.inference.tiling import BLENDS, Tiling
 from ..tadisr.inference.upscale import coarse_text
 from ..tadisr.ocr import reader
 from ..tadisr.visualization import overlays
@@ -19,14 +16,7 @@ from .host import folders, schema, tensors
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, say
-
-
-def make_tiling(tell: Callable[[str], object], *, tile: int, overlap: int, **settings: Any) -> Tiling:
-    """A tiling whose overlap is cut to what fits, which is said."""
-    fitting = fit_overlap(tile, overlap)
-    if fitting < overlap:
-        tell(f"The overlap of {overlap} is more than half a tile of {tile}: it is cut to {fitting}.")
-    return Tiling(tile=tile, overlap=fitting, **settings)
+from .host.tiles import make_tiling
 
 
 class TADiSRUpscale(Node):
@@ -92,7 +82,7 @@ class TADiSRUpscale(Node):
         tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
         guide = tensors.guide_of(mask, tell)
         guard = None if text_guard == "off" else reader(text_guard, folders.ocr_models(text_guard))
-        progress = Progress(cls.hidden.unique_id)
+        progress = Progress(cls.hidden.unique_id, "tile")
         pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
         advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
         with in_memory(model, "all", pixels=pixels, guided=guide is not None, advice=advice) as network:

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host"), str(ROOT / "tests" / "fixtures")]
 
 from browser import chromium, open_page, server, wait_for_prompt  # noqa: E402
 from comfy_host import Comfy  # noqa: E402
@@ -141,6 +141,11 @@ HELP: dict[str, dict[str, Any]] = {  # ids that no template has: the page would 
             "inputs": {"prompt": ["31", 0], "adapter": "tadisr_kolors.safetensors"},
         },
     },
+}
+HELP["TADiSRUpscaleFolder"] = {
+    "31": {"class_type": "TADiSRLoader", "inputs": {"model": "compact (built in)"}},
+    "32": {"class_type": "TADiSRUpscaleFolder", "inputs": {"model": ["31", 0], "input_folder": "pictures"}},
+    "33": {"class_type": "PreviewAny", "inputs": {"source": ["32", 1]}},
 }
 BOUNDS = """() => {
   const corner = (x, y) => app.canvas.ds.convertOffsetToCanvas([x, y]);

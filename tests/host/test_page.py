@@ -103,10 +103,12 @@ def test_a_template_is_its_api_twin_and_runs(comfy: Comfy, page: Any, name: str)
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.3; app.canvas.ds.offset = [300, 300]; app.canvas.setDirty(true, true) }"
     )
-    kinds = "['SaveImage', 'PreviewImage', 'MaskPreview']"
+    kinds = "['SaveImage', 'PreviewImage', 'MaskPreview', 'PreviewAny']"
     page.wait_for_function(
         f"() => {{ const shown = app.graph._nodes.filter(n => {kinds}.includes(n.type));"
-        "  return shown.length && shown.every(n => n.imgs?.length === 1 && n.imgs[0].complete) }",
+        "  const drawn = (n) => n.imgs?.length === 1 && n.imgs[0].complete;"
+        "  const told = (n) => n.type === 'PreviewAny' && n.widgets?.some(w => `${w.value}`.length > 5);"
+        "  return shown.length && shown.every(n => drawn(n) || told(n)) }",
         timeout=30_000,
     )
     OUT.mkdir(exist_ok=True)

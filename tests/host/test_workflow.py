@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import urllib.request
 from typing import Any
@@ -28,8 +29,14 @@ PROMISES: dict[str, tuple[str, str, str, str]] = {
     "TADiSRUpscale": (
         "TADiSR",
         "image model scale tile overlap tile_batch color",
-        "tiling mask fidelity",
-        "IMAGE MASK",
+        "tiling mask fidelity detail",
+        "IMAGE MASK MASK",
+    ),
+    "TADiSRUpscaleFolder": (
+        "TADiSR",
+        "input_folder output_folder model scale format skip_existing write_masks tile overlap tile_batch color quality",
+        "tiling fidelity detail",
+        "STRING STRING",
     ),
     "TADiSRTiling": ("TADiSR", "tile overlap batch blend text_aware", "image model", "TADISR_TILING IMAGE"),
     "TADiSRKolorsLoader": ("TADiSR", "unet vae dtype", "host_vae", "TADISR_BASE"),
@@ -39,7 +46,7 @@ PROMISES: dict[str, tuple[str, str, str, str]] = {
     "TADiSREncode": ("TADiSR/stages", "image model scale", "", "LATENT"),
     "TADiSRDenoise": ("TADiSR/stages", "latent model", "prompt", "LATENT TADISR_ATTENTION"),
     "TADiSRTextAttention": ("TADiSR/stages", "attention layers heads normalize color_map", "image", "MASK IMAGE"),
-    "TADiSRJointDecode": ("TADiSR/stages", "latent attention model", "mask guide_strength", "IMAGE MASK"),
+    "TADiSRJointDecode": ("TADiSR/stages", "latent attention model", "mask guide_strength detail", "IMAGE MASK MASK"),
     "TADiSRTextComposite": ("TADiSR/text", "text_image rest_image mask grow feather threshold", "", "IMAGE"),
     "TADiSRReadText": ("TADiSR/text", "image engine minimum_confidence", "", "STRING STRING IMAGE MASK"),
     "TADiSRCompareText": ("TADiSR/text", "before after engine", "minimum_confidence", "FLOAT STRING IMAGE MASK"),
@@ -224,3 +231,21 @@ def test_tiling_is_previewed_and_followed(comfy: Comfy, prompt: dict[str, Any]) 
     assert preview.shape == plain.shape
     change = (preview - plain).abs().amax(1)
     assert 0.02 < (change > 0.1).float().mean() < 0.5
+
+
+def test_a_long_job_counts_its_tiles(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """Slow by its many small tiles: the node says how many are done and how long the rest takes."""
+    changed = with_inputs(prompt, tile=128, overlap=64, scale=3.5)
+    changed["1"]["inputs"]["image"] = "wide.png"
+    with Image.open(comfy.base / "input" / "sample.png") as sample:
+        sample.convert("RGB").resize((1200, 800)).save(comfy.base / "input" / "wide.png")
+    seen: list[str] = []
+
+    def stop(kind: str, data: Any) -> None:
+        if kind == "text" and re.fullmatch(r"Tile \d+ of \d+, \d+ (s|min) left", data):
+            seen.append(data)
+        if len(seen) == 3:
+            comfy.post("/interrupt", {})
+
+    result = comfy.run(changed, on_event=stop)
+    assert len(seen) >= 3 and result.last == "execution_interrupted"
