@@ -5,14 +5,15 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .folder import TADiSRUpscaleFolder
-from .host import folders
+from .host import folders, startup
 from .load import TADiSRAdapterLoader, TADiSRKolorsLoader, TADiSRLoader
 from .prompt import TADiSREncodePrompt, TADiSRLoadPrompt
 from .stages import TADiSRDenoise, TADiSREncode, TADiSRJointDecode, TADiSRTextAttention
-from .text import TADiSRCompareText, TADiSRReadText, TADiSRTextComposite
+from .text import TADiSRCompareText, TADiSREditMask, TADiSRReadText, TADiSRTextComposite
 from .upscale import TADiSRTiling, TADiSRUpscale
 
 folders.register_model_folder()
+startup.log_missing()
 
 
 class TADiSRExtension(ComfyExtension):
@@ -22,5 +23,5 @@ class TADiSRExtension(ComfyExtension):
             TADiSRUpscaleFolder,
             TADiSREncodePrompt, TADiSRLoadPrompt,
             TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
-            TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
+            TADiSREditMask, TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
         ]  # fmt: skip

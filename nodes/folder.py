@@ -123,7 +123,7 @@ class TADiSRUpscaleFolder(Node):
         detail: float = schema.DETAIL,
     ) -> io.NodeOutput:
         tell = say(cls.hidden.unique_id)
-        tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
+        tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, model=model, batch=tile_batch)
         source, out = image_folders.input_folder(input_folder), image_folders.output_folder(output_folder)
         plan = make_plan([str(source)], out, kind=format, mask=write_masks, skip_existing=skip_existing)
         results = Results(scale, quality, mask=write_masks)
@@ -154,7 +154,7 @@ class FileLines(Watcher):
         self.begun: dict[Path, float] = {}
 
     def begin(self, job: Job) -> None:
-        self.number, self.tiles = self.numbers[job.source], 0
+        self.number = self.numbers[job.source]
         self.begun[job.source] = time.monotonic()
         self.move(0, 1)
 

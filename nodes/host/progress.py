@@ -22,6 +22,8 @@ SPOKEN = 30.0  # seconds between two lines of the log
 class Progress:
     """A callback that moves the node's bar, shows the last preview it was given, and lets ComfyUI interrupt.
 
+    The preview of the last step stays on the node, for which it has to show the whole: our nodes show no image of their own.
+
     unit: what is counted, as "tile"; given, a job of more than 10 s says on the node how many are done and how long the
     rest takes, and every 30 s in the log.
     """
@@ -35,7 +37,7 @@ class Progress:
     def __call__(self, done: int, total: int) -> None:
         mm.throw_exception_if_processing_interrupted()
         shown = None
-        if self.picture is not None and done < total:  # one in the last step would stay over the result
+        if self.picture is not None:
             shown = ("JPEG", to_pil(self.picture).convert("RGB"), max(self.picture.shape[-2:]))
         self.bar.update_absolute(done, total, shown)
         if self.unit is not None and total > 1:

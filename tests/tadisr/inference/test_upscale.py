@@ -328,6 +328,19 @@ def test_fidelity_keeps_the_input_outside_the_text(shipped: TADiSR) -> None:
         upscale(shipped, lr, fidelity=2)
 
 
+def test_an_unedited_mask_changes_nothing_in_tiles(shipped: TADiSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near its borders the mask of a tile is not that of the whole image: the comparison is with the whole."""
+    from tadisr.model import network
+
+    monkeypatch.setattr(network, "steer", lambda *_, **__: pytest.fail("the decoders were steered"))
+    lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
+    tiling = Tiling(tile=256, overlap=64)
+    plain = upscale(shipped, lr, tiling=tiling)
+    small = torch.nn.functional.interpolate(plain.mask, scale_factor=0.25, mode="area")
+    same = upscale(shipped, lr, tiling=tiling, guide=small)
+    assert torch.equal(same.image, plain.image) and torch.equal(same.mask, plain.mask)
+
+
 @pytest.mark.slow
 def test_a_guide_goes_through_the_tiles(shipped: TADiSR) -> None:
     lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
