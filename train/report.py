@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -216,7 +217,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
             copy = run.panel.read_bytes()
             write_atomic(out / name, lambda temporary, copy=copy: Path(temporary).write_bytes(copy))
             parts.append(
-                f'<h2>{escape(run.name)}: {escape(run.panel.stem)}</h2><img src="{escape(name)}" alt="panel">'
+                f'<h2>{escape(run.name)}: {escape(run.panel.stem)}</h2><img src="{quote(name)}" alt="panel">'
                 "<p>Upscaled LR, ours, HR, then the mask and the true mask.</p>"
             )
         parts.append(training(run))

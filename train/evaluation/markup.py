@@ -20,7 +20,9 @@ def markdown(table: Table) -> str:
         head = [f"{title}: {name}" if title else name for title, name in zip(titles, head, strict=True)]
     rows = [[f"**{escape(c.text)}**" if c.bold else escape(c.text) for c in row] for row in table.rows]
     grid = [[escape(name) for name in head], ["---"] * len(head), *rows]
-    return "\n".join([f"## {escape(table.title)}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""])
+    return "\n".join(
+        [f"## {escape(table.title)}", "", *(f"| {' | '.join(row)} |" for row in grid), "", escape(table.note), ""]
+    )
 
 
 LATEX = {

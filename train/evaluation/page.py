@@ -44,17 +44,22 @@ def render(
     engine = report["engines"][0] if report["engines"] else ""
     shutil.rmtree(out / "crops", ignore_errors=True)  # those of a report before
     gallery = Gallery(pairs, judge, chosen, out / "crops")
-    folder = Path(__file__).parent
-    script = (folder / "page.js").read_text("utf-8")
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["html", "j2"]))
-    return environment.get_template("page.html.j2").render(
-        policy=Markup(policy_meta(script)),
-        script=Markup(script),
+    return fill_template(
         report=report,
         tables=tables,
         methods=[method.name for method in chosen],
         lines=worst_lines(everything, engine, gallery) if engine else [],
         pictures=worst_pictures(everything, engine, gallery),
+    )
+
+
+def fill_template(**values: Any) -> str:
+    """Return page.html.j2 with these values, which are escaped, its script and its policy."""
+    folder = Path(__file__).parent
+    script = (folder / "page.js").read_text("utf-8")
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=select_autoescape(["html", "j2"]))
+    return environment.get_template("page.html.j2").render(
+        policy=Markup(policy_meta(script)), script=Markup(script), **values
     )
 
 
