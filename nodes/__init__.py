@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .host import folders
+from .folder import TADiSRUpscaleFolder
+from .host import folders, startup
 from .load import TADiSRAdapterLoader, TADiSRKolorsLoader, TADiSRLoader
 from .prompt import TADiSREncodePrompt, TADiSRLoadPrompt
 from .stages import TADiSRDenoise, TADiSREncode, TADiSRJointDecode, TADiSRTextAttention
-from .text import TADiSRCompareText, TADiSRReadText, TADiSRTextComposite
+from .text import TADiSRCompareText, TADiSREditMask, TADiSRReadText, TADiSRTextComposite
 from .upscale import TADiSRTiling, TADiSRUpscale
 
 folders.register_model_folder()
+startup.log_missing()
 
 
 class TADiSRExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             TADiSRLoader, TADiSRKolorsLoader, TADiSRAdapterLoader, TADiSRTiling, TADiSRUpscale,
+            TADiSRUpscaleFolder,
             TADiSREncodePrompt, TADiSRLoadPrompt,
             TADiSREncode, TADiSRDenoise, TADiSRTextAttention, TADiSRJointDecode,
-            TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
+            TADiSREditMask, TADiSRTextComposite, TADiSRReadText, TADiSRCompareText,
         ]  # fmt: skip

@@ -14,6 +14,7 @@ from ..tadisr.prompt import EncodedPrompt
 from .host import base_files, folders, model_files, schema
 from .host.checked_node import Node
 from .host.model_management import Base, load_model, number_types
+from .host.upscale_model import UpscaleModel
 
 
 class TADiSRLoader(Node):
@@ -52,7 +53,8 @@ class TADiSRLoader(Node):
                     "tadisr_model",
                     display_name="model",
                     tooltip="Goes into Upscale with TADiSR, TADiSR Tiling and every stage.",
-                )
+                ),
+                schema.upscale_model_output(),
             ],
         )
 
@@ -65,7 +67,8 @@ class TADiSRLoader(Node):
 
     @classmethod
     def execute(cls, model: str, dtype: str, base: str = base_files.NO_BASE) -> io.NodeOutput:
-        return io.NodeOutput(load_model(model_files.model_path(model), dtype, base_files.base_path(base)))
+        loaded = load_model(model_files.model_path(model), dtype, base_files.base_path(base))
+        return io.NodeOutput(loaded, UpscaleModel(loaded))
 
 
 class TADiSRKolorsLoader(Node):
@@ -172,7 +175,8 @@ class TADiSRAdapterLoader(Node):
                     "tadisr_model",
                     display_name="model",
                     tooltip="Goes into Upscale with TADiSR, TADiSR Tiling and every stage.",
-                )
+                ),
+                schema.upscale_model_output(),
             ],
         )  # fmt: skip
 
@@ -183,4 +187,5 @@ class TADiSRAdapterLoader(Node):
 
     @classmethod
     def execute(cls, base: Base, adapter: str, strength: float, prompt: EncodedPrompt | None = None) -> io.NodeOutput:
-        return io.NodeOutput(base.with_adapter(model_files.model_path(adapter), strength=strength, prompt=prompt))
+        loaded = base.with_adapter(model_files.model_path(adapter), strength=strength, prompt=prompt)
+        return io.NodeOutput(loaded, UpscaleModel(loaded))

@@ -9,12 +9,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import ImageError, ocr
-from ..tadisr.composite import composite_images, shape_mask
+from ..tadisr.composite import EDITS, composite_images, edit_mask, shape_mask
 from ..tadisr.images import check_aspect, resize
 from ..tadisr.visualization import overlays
 from .host import folders, schema, tensors
 from .host.checked_node import Node
 from .host.progress import Progress
+
+BREAK = "  \n"  # also a line break where a report is shown as markdown, as Preview as Text does
 
 
 class TADiSRTextComposite(Node):
@@ -58,6 +60,35 @@ class TADiSRTextComposite(Node):
             tensors.from_comfy(text_image).float(), tensors.from_comfy(rest_image).float(), shaped
         )
         return io.NodeOutput(tensors.to_comfy(result))
+
+
+class TADiSREditMask(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TADiSREditMask",
+            display_name="Edit Text Mask",
+            category=schema.TEXT,
+            description="Adds what you painted in the mask editor to the model's text mask, or wipes it out. Nothing painted: "
+            "the mask goes through as it is, and steers nothing.",
+            **schema.search_aliases("mask editor", "paint mask", "mask composite"),
+            inputs=[
+                io.Mask.Input("mask", tooltip="The model's mask, from Upscale with TADiSR or TADiSR Joint Decode."),
+                io.Mask.Input("painted", tooltip="What you painted: the mask of Load Image. Of any size."),
+                io.Combo.Input(
+                    "operation", options=list(EDITS), default="add",
+                    tooltip="add: text that was missed. subtract: what is no text. replace: the painted mask alone.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output("edited", display_name="mask", tooltip="For mask of Upscale with TADiSR or Joint Decode."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, mask: Tensor, painted: Tensor, operation: str) -> io.NodeOutput:
+        edited = edit_mask(tensors.from_mask(mask).float(), tensors.from_mask(painted).float(), operation)
+        return io.NodeOutput(tensors.to_mask(edited))
 
 
 class TADiSRReadText(Node):
@@ -159,21 +190,26 @@ class TADiSRCompareText(Node):
             masks.append(overlays.box_mask([box for box, c in zip(boxes, changed, strict=True) if c], size))
             scores.append(score := ocr.score_pairs(pairs))
             found = (
-                "no text" if score is None else f"{format_score(score)}, {sum(changed)} of {len(pairs)} lines changed"
+                "no text"
+                if score is None
+                else f"{format_score(score)}, {sum(changed)} of {count_nouns(len(pairs), 'line')} changed"
             )
-            report += [
-                f"Picture {i + 1}: {found}",
-                *(format_pair(number, pair) for number, pair in enumerate(pairs, 1)),
-            ]
+            report += [f"Image {i + 1}: {found}", *(format_pair(number, pair) for number, pair in enumerate(pairs, 1))]
             move(i + 1, len(after))
         total = ocr.average_scores(scores)
-        head = "No text" if total is None else f"{format_score(total)}, {total.pictures} pictures with text"
+        head = (
+            "No text" if total is None else f"{format_score(total)}, {count_nouns(total.pictures, 'image')} with text"
+        )
         return io.NodeOutput(
             1.0 if total is None else total.ocr_a,
-            "\n".join([f"{head} ({reader.label})", *report]),
+            BREAK.join([f"{head} ({reader.label})", *report]),
             tensors.to_comfy(torch.cat(pictures)),
             tensors.to_mask(torch.cat(masks)),
         )
+
+
+def count_nouns(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def format_score(score: ocr.Score) -> str:

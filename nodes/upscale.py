@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..tadisr import SCALE, upscale_in_memory
 from ..tadisr.inference.color import MODES
-from ..tadisr.inference.tiling import BLENDS, Tiling, fit_overlap
+from ..tadisr.inference.target_size import scale_for, split_passes
+from ..tadisr.inference.tiling import BLENDS, Tiling
 from ..tadisr.inference.upscale import coarse_text
 from ..tadisr.ocr import open_reader
 from ..tadisr.visualization import overlays
@@ -19,14 +17,7 @@ from .host import folders, schema, tensors
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, message_sender
-
-
-def make_tiling(tell: Callable[[str], object], *, tile: int, overlap: int, **settings: Any) -> Tiling:
-    """Make a tiling with its overlap cut to what fits, which is reported."""
-    fitting = fit_overlap(tile, overlap)
-    if fitting < overlap:
-        tell(f"The overlap of {overlap} is more than half a tile of {tile}: it is cut to {fitting}.")
-    return Tiling(tile=tile, overlap=fitting, **settings)
+from .host.tiles import make_tiling
 
 
 class TADiSRUpscale(Node):
@@ -36,8 +27,11 @@ class TADiSRUpscale(Node):
             node_id="TADiSRUpscale",
             display_name="Upscale with TADiSR",
             category=schema.CATEGORY,
-            description="Upscales pictures up to 4x in one step and keeps their text legible; also gives a mask of the text.",
-            **schema.search_aliases("text upscale", "super resolution", "sharpen text", "restore text"),
+            description="Text-aware super resolution: upscales images up to 4x in one step and keeps their text legible; also "
+            "gives a mask of the text.",
+            **schema.search_aliases(
+                "text upscale", "super resolution", "sharpen text", "restore text", essentials="Image Tools"
+            ),
             inputs=[
                 io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha."),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model."),
@@ -50,7 +44,7 @@ class TADiSRUpscale(Node):
                 schema.fold_away(schema.tile_batch_input("tile_batch")),
                 io.Combo.Input(
                     "color", options=list(MODES), default="off",
-                    tooltip="Bring the colours back to the input's: adain by mean and deviation, "
+                    tooltip="Bring the colours back to the input's: adain by mean and deviation, lab the same in CIELAB, "
                     "wavelet by its coarse structure.",
                 ),
                 schema.Tiles.Input(
@@ -63,6 +57,8 @@ class TADiSRUpscale(Node):
                 ),
                 schema.detail_input(),
                 schema.text_guard_input(),
+                schema.resize_to_input(),
+                schema.target_size_input(),
             ],
             outputs=[
                 io.Image.Output("upscaled", display_name="image", tooltip="The upscaled pictures, in order."),
@@ -87,30 +83,36 @@ class TADiSRUpscale(Node):
         fidelity: float = 0.0,
         detail: float = schema.DETAIL,
         text_guard: str = "off",
+        resize_to: str = "scale",
+        target_size: float = 2048.0,
     ) -> io.NodeOutput:
         tell = message_sender(cls.hidden.unique_id)
-        tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, batch=tile_batch)
+        tiling = tiling or make_tiling(tell, tile=tile, overlap=overlap, model=model, batch=tile_batch)
         guide = tensors.guide_of(mask, tell)
         guard = None if text_guard == "off" else open_reader(text_guard, folders.ocr_models(text_guard))
-        progress = Progress(cls.hidden.unique_id)
+        wanted = scale if resize_to == "scale" else scale_for(*image.shape[1:3], resize_to, target_size)
+        pictures = tensors.from_comfy(image)
         pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
         advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
         with in_memory(model, "all", pixels=pixels, guided=guide is not None, advice=advice) as network:
-            result = upscale_in_memory(
-                network,
-                tensors.from_comfy(image),
-                scale=scale,
-                tiling=tiling,
-                guide=guide,
-                fidelity=fidelity,
-                detail=detail,
-                color_fix=color,
-                text_guard=guard,
-                device=model.load_device,
-                progress=progress,
-                preview=progress.preview,
-                say=tell,
-            )
+            for factor in split_passes(wanted):
+                progress = Progress(cls.hidden.unique_id, "tile")
+                result = upscale_in_memory(
+                    network,
+                    pictures,
+                    scale=factor,
+                    tiling=tiling,
+                    guide=guide,
+                    fidelity=fidelity,
+                    detail=detail,
+                    color_fix=color,
+                    text_guard=guard,
+                    device=model.load_device,
+                    progress=progress,
+                    preview=progress.preview,
+                    say=tell,
+                )
+                pictures, guide = result.image, None
         return tensors.to_outputs(result)
 
 
@@ -161,14 +163,17 @@ class TADiSRTiling(Node):
         model: Loaded | None = None,
     ) -> io.NodeOutput:
         tell = message_sender(cls.hidden.unique_id)
-        tiling = make_tiling(tell, tile=tile, overlap=overlap, batch=batch, blend=blend, text_aware=text_aware)
+        tiling = make_tiling(
+            tell, tile=tile, overlap=overlap, model=model, batch=batch, blend=blend, text_aware=text_aware
+        )
         if image is None:
-            image = torch.ones(1, 2 * tile // SCALE, 3 * tile // SCALE, 3)  # an empty sheet of a few tiles
+            side = tiling.tile // SCALE
+            image = torch.ones(1, 2 * side, 3 * side, 3)  # an empty sheet of a few tiles
         pictures = tensors.from_comfy(image)[:, :3].cpu().float()
         text = None
         if text_aware and model is not None:
             advice = "One tile is too large for the memory: set tile to a smaller side."
-            with in_memory(model, "all", pixels=tile**2, advice=advice) as network:
+            with in_memory(model, "all", pixels=tiling.tile**2, advice=advice) as network:
                 text = coarse_text(network, pictures, tiling, model.load_device)
         drawn = [
             overlays.draw_tiles(picture, tiling, None if text is None else text[i, 0])

@@ -41,6 +41,27 @@ def dilate_mask(mask: Tensor, pixels: int) -> Tensor:
     return F.max_pool2d(tall, (1, side), stride=1, padding=(0, pixels))
 
 
+EDITS = ("add", "subtract", "replace")
+
+
+def edit_mask(mask: Tensor, painted: Tensor, operation: str) -> Tensor:
+    """Add, subtract or put in place what was painted by hand: masks (B, 1, H, W), (B or 1, 1, h, w) -> (B, 1, H, W).
+
+    Both in [0, 1]; `painted` may have any size. Raises ConfigError for another operation, ImageError for other batches.
+    """
+    if operation not in EDITS:
+        raise ConfigError(f"operation is {operation!r}, expected one of {', '.join(EDITS)}.")
+    if len(painted) not in (1, len(mask)):
+        raise ImageError(f"There are {len(painted)} painted masks for {len(mask)} masks: give one, or one for each.")
+    painted = painted.to(mask)
+    if painted.shape[-2:] != mask.shape[-2:]:
+        painted = resize(painted, (mask.shape[2], mask.shape[3]))
+    painted = painted.clamp(0, 1).expand_as(mask)
+    if operation == "add":
+        return torch.maximum(mask, painted)
+    return torch.minimum(mask, 1 - painted) if operation == "subtract" else painted.clone()
+
+
 def composite_images(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
     """Blend `text` where the mask is 1 and `rest` where it is 0, at the size of the larger image.
 

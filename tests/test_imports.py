@@ -28,6 +28,7 @@ LAYERS = {
         ["checkpoints", "devices"],
         ["text_encoders", "profiling", "inference"],
         ["visualization"],
+        ["files"],
         ["client", "cli"],
         ["__init__", "__main__"],
     ],
@@ -39,7 +40,7 @@ LAYERS = {
         ["benchmarks", "evaluate", "fit", "grow", "memory", "report", "ship"],
         ["plan"],
     ],
-    "nodes": [["host"], ["load", "prompt", "stages", "text", "upscale"], ["__init__"]],
+    "nodes": [["host"], ["folder", "load", "prompt", "stages", "text", "upscale"], ["__init__"]],
 }
 FILES = {path: path.relative_to(ROOT).with_suffix("").parts for top in LAYERS for path in (ROOT / top).rglob("*.py")}
 MODULES = {".".join(parts).removesuffix(".__init__"): path for path, parts in FILES.items()}

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -29,9 +31,36 @@ def test_the_registry_would_take_the_pack() -> None:
     assert "comfyui" not in project["name"].lower() and len(project["name"]) < 100
     assert project["urls"]["Repository"].startswith("https://github.com/")
     assert comfy["PublisherId"] and comfy["DisplayName"]
+    for name, shape in (("Icon", (1, 1)), ("Banner", (7, 3))):
+        prefix = project["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+        assert comfy[name].startswith(prefix)
+        with Image.open(ROOT / comfy[name].removeprefix(prefix)) as image:
+            assert image.width * shape[1] == image.height * shape[0]
     import tadisr
 
     assert project["version"] == tadisr.__version__
+
+
+def test_what_the_registry_ships_is_the_pack_without_training_and_tests() -> None:
+    """`.comfyignore` leaves every file that ComfyUI reads: nodes, library, weights, templates, pages, words."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "-ci", "--exclude-from=.comfyignore"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    ignored = set(listed.stdout.split("\0"))
+    tracked = set(
+        subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT).stdout.split("\0")
+    )
+    assert ignored >= {name for name in tracked if name.startswith(("tests/", "train/"))}
+    needed = ("nodes/", "tadisr/", "example_workflows/", "subgraphs/", "web/docs/", "web/js/", "locales/en/")
+    kept = {name for name in tracked if name.startswith(needed)} | {
+        "__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "sample/sample.png",
+        "workflows/api/upscale.json",
+    }  # fmt: skip
+    assert not ignored & kept and kept <= tracked
 
 
 def test_no_machine_speaks_in_the_repository() -> None:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import tadisr  # noqa: E402
 from tadisr import ocr  # noqa: E402
-from tadisr.composite import composite_images, shape_mask  # noqa: E402
+from tadisr.composite import composite_images, edit_mask, shape_mask  # noqa: E402
 from tadisr.images import read_image, resize, to_pil  # noqa: E402
 from tadisr.inference import staged  # noqa: E402
 from tadisr.inference.tiling import Tiling  # noqa: E402
@@ -130,6 +130,16 @@ def _() -> list[Tensor]:
     part(guide, 0.42, 0.4, 0.3, 0.3).zero_()
     steered = staged.decode(model(), latent, attention, guide=guide)
     return [part(x, 0.42, 0.36, 0.3, 0.34) for x in (plain.mask, guide, steered.mask, steered.image)]
+
+
+@picture("TADiSREditMask")
+def _() -> list[Tensor]:
+    """The mortar above and beside a label wiped out: the model's mask, what was painted, the edited mask."""
+    mask = result().mask
+    painted = torch.zeros_like(mask)
+    part(painted, 0.42, 0.36, 0.3, 0.13).fill_(1)
+    part(painted, 0.42, 0.36, 0.075, 0.34).fill_(1)
+    return [part(x, 0.42, 0.36, 0.3, 0.34) for x in (mask, painted, edit_mask(mask, painted, "subtract"))]
 
 
 @picture("stages")

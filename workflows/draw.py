@@ -1,7 +1,8 @@
 """Draw every template from its API twin, in ComfyUI's own page: `python workflows/draw.py [NAME ...]`.
 
-workflows/api/NAME.json is what a template is, workflows/notes/NAME.md its note; this gives it its place on the page, its
-thumbnail NAME.jpg and a screenshot docs/templates/NAME.jpg, with results where it runs without models to download.
+workflows/api/NAME.json is what a template is, workflows/notes/NAME.md its note, notes/titles.json its title; this gives it its
+place on the page, example_workflows/TITLE.json, and a screenshot docs/templates/NAME.jpg, with results where it runs without
+models to download. `python workflows/thumbnails.py` draws example_workflows/TITLE.jpg.
 "blueprint" for NAME draws subgraphs/TADiSR Stages.json, the staged chain as one node; "help" the pictures of those help
 pages that show nodes, web/docs/pictures (web/pictures.py draws the others).
 Needs what the tests of the page need: `make host`, playwright and Chromium.
@@ -20,51 +21,70 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host"), str(ROOT / "tests" / "fixtures")]
 
 from browser import chromium, open_page, server, wait_for_prompt  # noqa: E402
 from comfy_host import Comfy  # noqa: E402
 
+TITLES = json.loads((ROOT / "workflows" / "notes" / "titles.json").read_text("utf-8"))
+TEMPLATES = ROOT / "example_workflows"
 SHOTS = ROOT / "docs" / "templates"
 BLUEPRINT = ROOT / "subgraphs" / "TADiSR Stages.json"
 UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ABSENT = ("after_text_to_image", "kolors", "text_over_esrgan")  # need a model that does not come with the pack
+# What the page offers to download when a template's model is missing.
+MODELS = {
+    "UpscaleModelLoader": [
+        {
+            "name": "RealESRGAN_x4plus.pth",
+            "url": "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",
+            "directory": "upscale_models",
+        }
+    ],
+    "CheckpointLoaderSimple": [
+        {
+            "name": "sd_xl_base_1.0.safetensors",
+            "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/sd_xl_base_1.0.safetensors",
+            "directory": "checkpoints",
+        }
+    ],
+}
 
-# Columns by distance from the sources, a long row of them broken in two; within a column from top to bottom, with room
-# for the page's newer nodes, which are taller; the note to the left of all.
-LAYOUT = """([api, name, text]) => {
+# Columns by distance from the sources; within a column from top to bottom, with room for the page's newer nodes, which are
+# taller; the note below the first column.
+LAYOUT = """([api, name, text, models]) => {
   app.loadApiJson(api, name);
   const nodes = app.graph._nodes, depth = {};
+  for (const n of nodes) if (models[n.type]) n.properties.models = models[n.type];
   const from = (n) => (n.inputs ?? []).map((i) => app.graph.links[i.link]?.origin_id).filter((id) => id !== undefined);
   const far = (n) => depth[n.id] ??= Math.max(-1, ...from(n).map((id) => far(app.graph.getNodeById(id)))) + 1;
   nodes.forEach(far);
   const columns = [];
   for (const n of [...nodes].sort((a, b) => Number(a.id) - Number(b.id))) (columns[depth[n.id]] ??= []).push(n);
-  const shown = new Set(['LoadImage', 'SaveImage', 'PreviewImage', 'MaskPreview', 'PreviewAny']);
-  const row = columns.length > 6 ? Math.ceil(columns.length / 2) : columns.length;
-  let x = 460, top = 80, bottom = 80;
+  const shown = new Set(['LoadImage', 'SaveImage', 'PreviewImage', 'MaskPreview', 'PreviewAny', 'LoadVideo', 'SaveVideo']);
+  let x = 40, below = 80;
   columns.forEach((column, c) => {
-    if (c && c % row === 0) [x, top] = [460, bottom + 60];
-    let y = top, wide = 0;
+    let y = 80, wide = 0;
     for (const n of column) {
       const size = n.computeSize();
       const picture = shown.has(n.type);
-      n.setSize([Math.max(size[0], picture ? 340 : 300), picture ? Math.max(size[1], 330) : size[1]]);
+      n.setSize([Math.max(size[0], picture ? 330 : 240), picture ? Math.max(size[1], 310) : size[1]]);
       n.pos = [x, y];
-      y += n.size[1] + 90 + 8 * (n.widgets?.length ?? 0);
+      y += n.size[1] + 90 + 8 * (n.widgets?.length ?? 0) + (n.type === 'TADiSRUpscale' ? 240 : 0);  // its preview
       wide = Math.max(wide, n.size[0]);
     }
-    bottom = Math.max(bottom, y);
-    x += wide + 60;
+    if (c === 0) below = y;
+    x += wide + 55;
   });
   if (text) {
     const note = LiteGraph.createNode('MarkdownNote');
     app.graph.add(note);
     note.title = 'How to use it';
     note.widgets[0].value = text;
-    note.pos = [40, 80];
-    const lines = text.split('\\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / 48)), 0);
-    note.setSize([360, 80 + 19 * lines]);
+    note.pos = [40, below];
+    const wide = (line) => [...line].reduce((sum, c) => sum + (c > '\\u2e80' ? 2 : 1), 0);
+    const lines = text.split('\\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(wide(line) / 50)), 0);
+    note.setSize([340, 60 + 17 * lines]);
   }
 }"""
 
@@ -103,7 +123,7 @@ def draw_blueprint(page: Any) -> None:
     }
     api["3"]["inputs"]["scale"] = ["20", 0]
     api["6"]["inputs"]["mask"] = ["21", 0]
-    page.evaluate(LAYOUT, [api, BLUEPRINT.stem, ""])
+    page.evaluate(LAYOUT, [api, BLUEPRINT.stem, "", {}])
     drawn = json.loads(page.evaluate(SUBGRAPH, BLUEPRINT.stem))
     ids = iter(range(1000))
     known: dict[str, str] = {}  # the page draws new ids each time
@@ -142,6 +162,11 @@ HELP: dict[str, dict[str, Any]] = {  # ids that no template has: the page would 
         },
     },
 }
+HELP["TADiSRUpscaleFolder"] = {
+    "31": {"class_type": "TADiSRLoader", "inputs": {"model": "compact (built in)"}},
+    "32": {"class_type": "TADiSRUpscaleFolder", "inputs": {"model": ["31", 0], "input_folder": "pictures"}},
+    "33": {"class_type": "PreviewAny", "inputs": {"source": ["32", 1]}},
+}
 BOUNDS = """() => {
   const corner = (x, y) => app.canvas.ds.convertOffsetToCanvas([x, y]);
   const all = app.graph._nodes.map((n) => [
@@ -155,7 +180,7 @@ BOUNDS = """() => {
 def draw_help(page: Any) -> None:
     """Nodes as they are connected, cut out of the page."""
     for name, api in HELP.items():
-        page.evaluate(LAYOUT, [api, name, ""])
+        page.evaluate(LAYOUT, [api, name, "", {}])
         page.evaluate(FIT)
         time.sleep(1)
         left, top, right, bottom = page.evaluate(BOUNDS)
@@ -173,11 +198,12 @@ def shot(page: Any) -> Image.Image:
 
 def draw(comfy: Comfy, page: Any, name: str) -> None:
     api = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text("utf-8"))
-    page.evaluate(LAYOUT, [api, name, (ROOT / "workflows" / "notes" / f"{name}.md").read_text("utf-8").strip()])
+    note = (ROOT / "workflows" / "notes" / f"{name}.md").read_text("utf-8").strip()
+    page.evaluate(LAYOUT, [api, name, note, MODELS])
     workflow = json.loads(page.evaluate(SERIALIZE))
     workflow["id"] = "00000000-0000-0000-0000-000000000000"  # the page draws a new one each time
     text = json.dumps(workflow, indent=1, ensure_ascii=False) + "\n"
-    (ROOT / "workflows" / f"{name}.json").write_text(text, encoding="utf-8")
+    (TEMPLATES / f"{TITLES[name]}.json").write_text(text, encoding="utf-8")
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)
     if name not in ABSENT:
         wait_for_prompt(comfy, page)
@@ -185,11 +211,7 @@ def draw(comfy: Comfy, page: Any, name: str) -> None:
     page.evaluate(FIT)
     time.sleep(1)
     SHOTS.mkdir(exist_ok=True)
-    picture = shot(page)
-    picture.save(SHOTS / f"{name}.jpg", quality=82, optimize=True)
-    picture.crop((60, 40, 1600, 960)).resize((770, 460), Image.Resampling.LANCZOS).save(
-        ROOT / "workflows" / f"{name}.jpg", quality=80, optimize=True
-    )
+    shot(page).save(SHOTS / f"{name}.jpg", quality=82, optimize=True)
 
 
 def main(names: list[str]) -> None:
@@ -201,8 +223,7 @@ def main(names: list[str]) -> None:
     (base / "input" / "pictures" / "one.png").unlink()
     with comfy, chromium() as browser:
         page = open_page(comfy, browser)
-        templates = sorted(path.stem for path in (ROOT / "workflows" / "api").glob("*.json"))
-        for name in names or ["blueprint", "help", *templates]:
+        for name in names or ["blueprint", "help", *TITLES]:
             if name == "blueprint":
                 draw_blueprint(page)
             elif name == "help":

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 
 from ...tadisr.config import TrunkConfig
+from ...tadisr.inference.target_size import TARGETS
 from ...tadisr.ocr import ENGINES
 
 InputT = TypeVar("InputT", bound=io.Input)
@@ -22,10 +23,11 @@ TEXT = "TADiSR/text"
 DETAIL = TrunkConfig.detail
 
 
-def search_aliases(*names: str) -> dict[str, Any]:
-    """Return search words of a node; ComfyUI before 0.4 does not have them."""
+def search_aliases(*names: str, essentials: str | None = None) -> dict[str, Any]:
+    """Return search words of a node, and its place among the page's essentials, as far as this ComfyUI has them."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
-    return {"search_aliases": list(names)} if "search_aliases" in known else {}
+    wanted = {"search_aliases": list(names), "essentials_category": essentials}
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 def fold_away(shown: InputT) -> InputT:
@@ -36,17 +38,17 @@ def fold_away(shown: InputT) -> InputT:
 
 def tile_input() -> io.Int.Input:
     return io.Int.Input(
-        "tile", default=768, min=128, max=8192, step=64,
-        tooltip="Side of a tile in pixels of the 4x picture. Smaller needs less memory. "
-        "Halved by itself when memory runs out.",
+        "tile", default=768, min=0, max=8192, step=64,
+        tooltip="Side of a tile in pixels of the 4x image, 128 or more. Smaller needs less memory; halved by itself when "
+        "memory runs out. 0: up to 768, as the free memory allows.",
     )  # fmt: skip
 
 
 def overlap_input() -> io.Int.Input:
     return io.Int.Input(
-        "overlap", default=256, min=0, max=4096, step=16,
-        tooltip="Pixels of the 4x picture that two tiles share; they are blended there. More than half a tile is cut to "
-        "half a tile.",
+        "overlap", default=256, min=-1, max=4096, step=1,
+        tooltip="Pixels of the 4x image that two tiles share; they are blended there. More than half a tile is cut to "
+        "half a tile. -1: a third of the tile.",
     )  # fmt: skip
 
 
@@ -71,6 +73,28 @@ def text_guard_input() -> io.Combo.Input:
         "text_guard", options=["off", "auto", *ENGINES], default="off", optional=True,
         tooltip="Blend lines back to the plain enlargement that an OCR engine reads differently after upscaling. auto: "
         "paddleocr where it is installed with models, else rapidocr.",
+    )  # fmt: skip
+
+
+def resize_to_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "resize_to", options=list(TARGETS), default="scale", optional=True,
+        tooltip="What sets the size of the result: scale, or target_size as its shortest side, longest side or megapixels. "
+        "Above 4x the network runs a second time on its own result, up to 16x.",
+    )  # fmt: skip
+
+
+def target_size_input() -> io.Float.Input:
+    return io.Float.Input(
+        "target_size", default=2048.0, min=0.01, max=65536.0, step=0.01, round=0.01, optional=True,
+        tooltip="Pixels of the side that resize_to names, or megapixels. Without effect when resize_to is scale.",
+    )  # fmt: skip
+
+
+def upscale_model_output() -> io.UpscaleModel.Output:
+    return io.UpscaleModel.Output(
+        "upscale_model", display_name="upscale_model",
+        tooltip="The same model for Upscale Image (using Model) and tiled upscalers of other packs; without a text mask.",
     )  # fmt: skip
 
 

@@ -18,11 +18,11 @@ from ..console import escape_unknown_characters
 from ..devices import choose_placement
 from ..errors import TADiSRError
 from ..file_digest import hash_file
+from ..files.plan import ArgumentsError
 from ..inference.upscale import COMPACT, load
 from ..model.precision import DTYPES
 from ..profiling import benchmark
 from . import download, import_release, memory, prompt, upscale
-from .files import ArgumentsError
 
 log = logging.getLogger("tadisr")
 

@@ -72,14 +72,14 @@ def resize_matrix(size: int, target: int, outputs: Span, inputs: Span) -> Tensor
     centers = (torch.arange(*outputs, dtype=torch.float64) + 0.5) * scale
     first = (centers - REACH * wide + 0.5).long().clamp(min=0)
     last = (centers + REACH * wide + 0.5).long().clamp(max=size)
-    pixels = torch.arange(*inputs)
+    pixels = first[:, None] + torch.arange(int(2 * REACH * wide) + 2)  # that each output is made from, and a few beyond
     weights = cubic((pixels + 0.5 - centers[:, None]) / wide)
-    weights[(pixels < first[:, None]) | (pixels >= last[:, None])] = 0
-    span = source_span(size, target, outputs)
-    every = torch.arange(*span)  # sums over all that a pixel is made from, inside the span asked for or not
-    total = cubic((every + 0.5 - centers[:, None]) / wide)
-    total[(every < first[:, None]) | (every >= last[:, None])] = 0
-    return (weights / total.sum(1, keepdim=True)).float()
+    weights[pixels >= last[:, None]] = 0
+    weights /= weights.sum(1, keepdim=True)
+    columns = pixels - inputs[0]
+    length = inputs[1] - inputs[0]
+    weights[(columns < 0) | (columns >= length)] = 0
+    return torch.zeros(len(weights), length).scatter_add_(1, columns.clamp(0, length - 1), weights.float())
 
 
 def cubic(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bring the colours of a result back to those of its input: `off`, `adain` or `wavelet`.
+"""Bring the colours of a result back to those of its input: `off`, `adain`, `wavelet` or `lab`.
 
 Measured on the finished result strip by strip, and applied to it in place: nothing of the result's size is held beside it.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..images.resample import Pixels, Span, interpolate_window, resize_window, shrink
 
-MODES = ("off", "adain", "wavelet")
+MODES = ("off", "adain", "wavelet", "lab")
 CELL = 2  # LR pixels to a side of a cell of the coarse grid
 GAPS = (1, 2)  # a-trous passes over it; with the cell, about the five passes of the x4 image at gaps 1 to 16
 ROWS = 64  # of the result at a time
@@ -23,16 +23,22 @@ ROWS = 64  # of the result at a time
 
 @dataclass(frozen=True)
 class Correction:
-    """What to do to the result's colours: times gain (C,), plus shift (C,), plus a coarse map (C, h', w')."""
+    """What to do to the result's colours: times gain (C,), plus shift (C,), plus a coarse map (C, h', w').
+
+    lab: gain and shift are those of L*, a*, b*.
+    """
 
     gain: Tensor | None = None
     shift: Tensor | None = None
     coarse: Tensor | None = None
+    lab: bool = False
 
     def apply(self, rows: Tensor, top: int, size: tuple[int, int]) -> None:
         """Correct rows (n, W, C) in place, from row `top` on of a result of `size`."""
         if self.gain is not None and self.shift is not None:
-            rows.mul_(self.gain).add_(self.shift)
+            moved = (to_lab(rows) if self.lab else rows).mul_(self.gain).add_(self.shift)
+            if self.lab:
+                rows.copy_(from_lab(moved))
         if self.coarse is not None:
             window = interpolate_window(self.coarse, size, (top, top + len(rows)), (0, size[1]))
             rows.add_(window.permute(1, 2, 0))
@@ -49,22 +55,42 @@ def measure_correction(mode: str, result: Tensor, reference: Pixels) -> Correcti
     """What gives a result (H, W, C) the colours of its LR image (C, h, w), both in [0, 1] or in levels.
 
     adain: every channel gets the mean and deviation of the LR image at the result's size (Huang and Belongie 2017).
+    lab: the same in CIELAB (Reinhard et al. 2001); a grey image has no colours, for it lab is adain.
     wavelet: the result's coarse scale, about 32 pixels of the x4 image, is replaced by the LR image's.
     """
-    if mode == "adain":
-        return measure_adain(result, reference)
+    if mode in ("adain", "lab"):
+        return measure_adain(result, reference, lab=mode == "lab" and reference.shape[0] == 3)
     height, width = reference.shape[-2:]
     grid = (-(-height // CELL), -(-width // CELL))
     return Correction(coarse=smooth((shrink(reference, grid) - shrink(result.permute(2, 0, 1), grid))[None])[0])
 
 
-def measure_adain(result: Tensor, reference: Pixels) -> Correction:
+def measure_adain(result: Tensor, reference: Pixels, *, lab: bool = False) -> Correction:
+    """Measure gain and shift of each channel, of RGB or of L*, a*, b*."""
     size = (result.shape[0], result.shape[1])
-    mean, deviation = moments(result[top:bottom].permute(2, 0, 1) for top, bottom in strips(size[0]))
+
+    def converted(rows: Tensor) -> Tensor:
+        return (to_lab(rows) if lab else rows).permute(2, 0, 1)
+
+    mean, deviation = moments(converted(result[top:bottom]) for top, bottom in strips(size[0]))
     enlarged = (resize_window(reference, size, span, (0, size[1])) for span in strips(size[0]))
-    target_mean, target_deviation = moments(enlarged)
+    target_mean, target_deviation = moments(converted(rows.permute(1, 2, 0)) for rows in enlarged)
     gain = target_deviation / deviation.clamp_min(1e-5)
-    return Correction(gain=gain.float(), shift=(target_mean - gain * mean).float())
+    return Correction(gain=gain.float(), shift=(target_mean - gain * mean).float(), lab=lab)
+
+
+def to_lab(rows: Tensor) -> Tensor:
+    """Convert sRGB (n, W, 3), clamped to [0, 1], to L*, a*, b*."""
+    from kornia.color import rgb_to_lab  # slow to import
+
+    return rgb_to_lab(rows.clamp(0, 1).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+
+
+def from_lab(rows: Tensor) -> Tensor:
+    """Convert L*, a*, b* (n, W, 3) to sRGB in [0, 1]."""
+    from kornia.color import lab_to_rgb  # slow to import
+
+    return lab_to_rgb(rows.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
 
 
 def moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A small picture of what is done so far: the input, over which finished tiles are laid as they come."""
+"""A small image of what is done so far: the dimmed input, over which finished tiles are laid as they come."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from ..config import SCALE
 from ..images.resample import shrink
 
 LONGEST = 512  # pixels of a preview's longer side
+DIMMED = 0.4  # brightness of what is not done yet
 
 
 class Preview:
-    """Of a batch of LR pictures (B, 3, h, w), float or levels, one at a time: the one whose tile came last."""
+    """Preview a batch of LR images (B, 3, h, w), float or levels, one at a time: the one whose tile came last."""
 
     def __init__(self, lr: Tensor) -> None:
         self.lr = lr
@@ -24,7 +25,7 @@ class Preview:
         height, width = self.lr.shape[-2:]
         if index != self.shown:
             size = max(1, round(height * self.factor)), max(1, round(width * self.factor))
-            self.shown, self.canvas = index, shrink(self.lr[index : index + 1], size)
+            self.shown, self.canvas = index, DIMMED * shrink(self.lr[index : index + 1], size)
         rows, columns = (
             (round(begin * self.factor), round((begin + length / SCALE) * self.factor))
             for begin, length in ((top, tile.shape[1]), (left, tile.shape[2]))

@@ -21,6 +21,7 @@ from ..model import TADiSR
 from ..model.vae import scale_latent, unscale_latent
 from ..prompt import EncodedPrompt, with_prompt
 from .latent_matching import match
+from .mask_edits import merge_edits
 from .upscale import Progress, Upscaled, check, check_share, checked_guide, finish_tile, require_finite
 
 T = TypeVar("T")
@@ -124,7 +125,8 @@ def decode(
     """Decode to the picture, its text mask and certainty (Eq. 5-6), without skips for a latent made or sampled elsewhere.
 
     attention: from the `denoise` that gave the samples; they may since have been changed by others. guide (B or 1, 1,
-    H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards; strength 0 to 1.
+    H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards, by strength 0 to 1,
+    where it differs from the model's own by more than resizing does.
     detail: as `upscale` takes it. Raises ConfigError for a detail outside 0 to 1, ImageError for a latent of another VAE
     and for one that a residual model has no picture for.
     """
@@ -141,20 +143,34 @@ def decode(
         )
     size, target = (padded, padded) if source is None else (source.size, source.target)
     if guide is not None:
-        guide = resize(checked_guide(guide, len(samples)), size)
-        guide = F.pad(guide, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
+        guide = checked_guide(guide, len(samples))
+
+    def drawn(i: int, own: Tensor | None) -> Tensor | None:
+        """Fit the guide to the padded image; None where it is the model's own mask, which asks for nothing."""
+        if guide is None or strength <= 0:
+            return None
+        one = guide[i : i + 1].to(model.device)
+        fitted = resize(one, size) if own is None else merge_edits(own[..., : size[0], : size[1]], one)
+        if fitted is None:
+            return None
+        return F.pad(fitted, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
 
     def one(i: int) -> tuple[Tensor, Tensor]:
         place = {"device": model.device, "dtype": model.dtype}
         latent = scale_latent(model.config.vae, samples[i : i + 1].to(model.device).float()).to(model.dtype)
         a_tex = model.project(latent, [maps[i : i + 1].to(**place) for maps in attention.responses])
-        upscaled, skips, drawn = None, None, None
+        upscaled, skips = None, None
         if source is not None:
             upscaled = source.upscaled[i : i + 1].to(model.device)
             skips = [skip[i : i + 1].to(**place) for skip in source.skips] or None
-        if guide is not None:
-            drawn = guide[i : i + 1].to(model.device)
-        image, logits, log_variance = model.decode(latent, a_tex, skips, upscaled, drawn, strength=strength)
+        parts = (latent, a_tex, skips, upscaled)
+        if model.takes_guide:
+            image, logits, log_variance = model.decode(*parts, drawn(i, None))
+        else:  # steering costs dozens of decodings: plain first, and steered only where the mask was edited
+            image, logits, log_variance = model.decode(*parts)
+            painted = None if logits is None else drawn(i, logits.float().sigmoid())
+            if painted is not None:
+                image, logits, log_variance = model.decode(*parts, painted, strength=strength)
         results = finish_tile(model, image, logits, log_variance, upscaled, detail)
         image, maps = (result[..., : size[0], : size[1]].cpu() for result in results)
         return image, maps

@@ -32,6 +32,7 @@ from ..ocr import Reader
 from ..out_of_memory import free_memory, out_of_memory_reason
 from ..prompt import read_prompt
 from . import color
+from .mask_edits import merge_edits
 from .preview import Preview
 from .text_guard import guard_text, summarize
 from .tiling import Strip, Tile, Tiling, Window, blend_tiles, cropped, inside, place_of
@@ -133,9 +134,10 @@ def upscale(
     alpha is not constant it is upscaled as an image of its own, and its text joins the mask.
     scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. enlarged (B, 3, 4h, 4w): the image
     already brought to that size, fed as it is instead of a bicubic enlargement. guide (B or 1, 1, h', w') in [0, 1]:
-    an edited text mask of any size that steers the decoders. fidelity: 0 to 1, how much of the input outside the text
+    an edited text mask of any size that steers the decoders where it differs from the model's own by more than resizing
+    does; a model whose trunk takes no guide then runs twice. fidelity: 0 to 1, how much of the input outside the text
     stays as it was, only enlarged. detail: 0 to 1, how much of what a model with a certainty output is not sure of is
-    kept (`keep_sure_detail`); None: the model's default. color_fix: off, adain or wavelet, against the input.
+    kept (`keep_sure_detail`); None: the model's default. color_fix: off, adain, wavelet or lab, against the input.
     text_guard: an OCR engine; lines that it reads differently in the result than in the plain enlargement are blended
     back (`guard_text`), and how many is given to `say`.
     progress(done, total) counts tiles after every batch of them; raise inside it to cancel. preview: gets a small
@@ -143,6 +145,17 @@ def upscale(
     zeros of a shape.
     Raises ImageError, ConfigError.
     """
+    if guide is not None and not model.takes_guide:  # steering costs dozens of decodings: only for what was edited
+        guide = checked_guide(guide, len(image))
+        plain = upscale(
+            model, image, scale=scale, tiling=tiling, enlarged=enlarged, fidelity=fidelity, detail=detail,
+            color_fix=color_fix, text_guard=text_guard, device=device, progress=progress, preview=preview, say=say,
+            allocate=allocate,
+        )  # fmt: skip
+        guide = merge_edits(plain.mask, guide)
+        if guide is None:
+            return plain
+        del plain
     job = Upscaling(
         model, image, scale, tiling, enlarged, guide, fidelity, detail, color_fix, device, progress, preview
     )  # fmt: skip

@@ -157,7 +157,7 @@ class TADiSR(nn.Module):
 
         upscaled: the upscaled input (B, 3, H, W) in [0, 1], to which a residual model's image is added, in the
         input's precision: half has too few steps for an image. guide (B, 1, H, W) in [0, 1]: a text mask to follow; a
-        trunk that takes one reads it (all zero: none), else `mask_guidance.steer` moves the text stream, by strength 0
+        trunk that takes one reads it (all zero: none), else `mask_guidance.find_offsets` moves the text stream, by strength 0
         to 1. Raises ImageError for a residual model without `upscaled`.
         """
         patch = self.config.patch

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from comfy_host import ROOT, Comfy
+from PIL import Image
 from tiny import randomize, tiny_kolors_config, write_base
 
 from tadisr import TADiSR
@@ -39,8 +40,22 @@ def server(base: Path, *, settings: dict | None = None, arguments: tuple[str, ..
     (base / "input" / "pictures").mkdir(parents=True)
     shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "sample.png")
     shutil.copy(ROOT / "sample" / "sample.png", base / "input" / "pictures" / "one.png")
+    write_video(base / "input" / "sample.mp4")
     place_kolors(base / "models")
     return Comfy(base, arguments=arguments)
+
+
+def write_video(path: Path, frames: int = 3) -> None:
+    """A few frames of the sample, each moved a little."""
+    import av
+
+    with Image.open(ROOT / "sample" / "sample.png") as sample, av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(frames):
+            frame = sample.convert("RGB").crop((110 + 2 * i, 100, 206 + 2 * i, 164))
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
 
 
 def place_kolors(models: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
+TEXT = 3  # kind of a binary message that carries a text for a node
 FINAL = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -42,9 +43,18 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
+def binary_event(data: bytes) -> tuple[str, Any]:
+    """A binary message: ("text", what a node shows) or ("preview", its kind)."""
+    kind = int.from_bytes(data[:4], "big")
+    if kind != TEXT:
+        return "preview", kind
+    begin = 8 + int.from_bytes(data[4:8], "big")  # the node's id
+    return "text", data[begin:].decode()
+
+
 @dataclass
 class Result:
-    """What became of one prompt. `events` are the websocket's, binary previews as ("preview", kind)."""
+    """What became of one prompt. `events` are the websocket's, binary ones as `binary_event` gives them."""
 
     status: int
     body: Any
@@ -171,14 +181,17 @@ class Comfy:
     async def _follow(self, socket_: Any, prompt_id: str, result: Result, on_event: Any) -> None:
         async for message in socket_:
             if message.type == aiohttp.WSMsgType.BINARY:
-                result.events.append(("preview", int.from_bytes(message.data[:4], "big")))
+                result.events.append(binary_event(message.data))
             elif message.type == aiohttp.WSMsgType.TEXT:
                 event = json.loads(message.data)
                 result.events.append((event["type"], event.get("data")))
-                if on_event is not None:
-                    await asyncio.to_thread(on_event, *result.events[-1])
-                if event["type"] in FINAL and event["data"]["prompt_id"] == prompt_id:
-                    return
+            else:
+                continue
+            kind, data = result.events[-1]
+            if on_event is not None:
+                await asyncio.to_thread(on_event, kind, data)
+            if kind in FINAL and data["prompt_id"] == prompt_id:
+                return
 
     async def _history(self, prompt_id: str) -> dict[str, Any]:
         """It is written just after the last event."""

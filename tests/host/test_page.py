@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from browser import CHROMIUM, chromium, open_page, server, wait_for_prompt
 from comfy_host import ROOT, Comfy
+from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright: pip install -e '.[dev]'")
 
 OUT = ROOT / "tests" / "out"
-TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+TITLES: dict[str, str] = json.loads((ROOT / "workflows" / "notes" / "titles.json").read_text("utf-8"))
+TEMPLATES = list(TITLES)
+SAVED = sorted(path.stem for path in (Path(__file__).parent / "saved").glob("*.json"))
 NEED_A_MODEL = {"after_text_to_image", "text_over_esrgan"}  # that does not come with the pack
 SLOW = {"kolors"}  # Kolors' VAE at every pixel, even at tiny widths
 BLUEPRINT = "TADiSR Stages"
@@ -52,6 +55,10 @@ def read(*parts: str) -> Any:
     return json.loads(ROOT.joinpath(*parts).read_text())
 
 
+def template(name: str) -> Any:
+    return read("example_workflows", f"{TITLES[name]}.json")
+
+
 def load(page: Any, workflow: dict[str, Any]) -> dict[str, Any]:
     """Open a workflow in the page; what the page would post of it."""
     page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)
@@ -70,18 +77,24 @@ def run(comfy: Comfy, page: Any) -> dict[str, Any]:
 
 
 def test_every_template_has_its_twin_and_its_thumbnail() -> None:
-    assert len(TEMPLATES) >= 8
-    for folder, kind in (
-        ("workflows/api", "json"), ("workflows/notes", "md"), ("workflows", "jpg"), ("docs/templates", "jpg"),
-    ):  # fmt: skip
-        assert sorted(path.stem for path in (ROOT / folder).glob(f"*.{kind}")) == TEMPLATES
+    assert len(TEMPLATES) >= 10
+
+    def names(folder: str, kind: str) -> set[str]:
+        return {path.stem for path in (ROOT / folder).glob(f"*.{kind}")}
+
+    assert names("workflows/api", "json") == {*TEMPLATES, "upscale"}  # for scripts, which also want the mask
+    assert names("workflows/notes", "md") == names("docs/templates", "jpg") == set(TEMPLATES)
+    assert names("example_workflows", "json") == names("example_workflows", "jpg") == set(TITLES.values())
+    assert [int(title[:2]) for title in TITLES.values()] == list(range(1, len(TITLES) + 1))
+    assert not names("workflows", "json"), "the page would list them beside example_workflows"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_opens_with_all_of_it_in_view(name: str) -> None:
     """On a page of 1600 x 960, as its screenshot is. It was saved with the view of another template."""
-    workflow = read("workflows", f"{name}.json")
+    workflow = template(name)
     view = workflow["extra"]["ds"]
+    assert view["scale"] >= 0.6, "the canvas of 1.32.9 hides the labels"
     for node in workflow["nodes"]:
         for axis, width in enumerate((1600, 960)):
             start = (node["pos"][axis] + view["offset"][axis]) * view["scale"]
@@ -90,7 +103,7 @@ def test_a_template_opens_with_all_of_it_in_view(name: str) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TEMPLATES])
 def test_a_template_is_its_api_twin_and_runs(comfy: Comfy, page: Any, name: str) -> None:
-    assert load(page, read("workflows", f"{name}.json")) == read("workflows", "api", f"{name}.json")
+    assert load(page, template(name)) == read("workflows", "api", f"{name}.json")
     known = page.evaluate("() => app.graph._nodes.every(n => n.type in LiteGraph.registered_node_types)")
     assert known and "Invalid workflow" not in page.inner_text("body")
     assert page.evaluate(
@@ -103,10 +116,14 @@ def test_a_template_is_its_api_twin_and_runs(comfy: Comfy, page: Any, name: str)
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.3; app.canvas.ds.offset = [300, 300]; app.canvas.setDirty(true, true) }"
     )
-    kinds = "['SaveImage', 'PreviewImage', 'MaskPreview']"
+    if name == "video":
+        return
+    kinds = "['SaveImage', 'PreviewImage', 'MaskPreview', 'PreviewAny']"
     page.wait_for_function(
         f"() => {{ const shown = app.graph._nodes.filter(n => {kinds}.includes(n.type));"
-        "  return shown.length && shown.every(n => n.imgs?.length === 1 && n.imgs[0].complete) }",
+        "  const drawn = (n) => n.imgs?.length === 1 && n.imgs[0].complete;"
+        "  const told = (n) => n.type === 'PreviewAny' && n.widgets?.some(w => `${w.value}`.length > 5);"
+        "  return shown.length && shown.every(n => drawn(n) || told(n)) }",
         timeout=30_000,
     )
     OUT.mkdir(exist_ok=True)
@@ -124,9 +141,53 @@ def test_a_workflow_saved_with_the_first_nodes_still_runs(comfy: Comfy, page: An
     assert run(comfy, page)["4"]["images"]
 
 
+@pytest.mark.parametrize("name", SAVED)
+def test_a_workflow_saved_with_earlier_nodes_still_opens(page: Any, name: str) -> None:
+    """Every template of earlier versions: all nodes known, every link kept, values at the inputs that they were saved for."""
+    workflow = read("tests", "host", "saved", f"{name}.json")
+    drawn = load(page, workflow)
+    assert page.evaluate("() => app.graph._nodes.every(n => n.type in LiteGraph.registered_node_types)")
+    links = sum(isinstance(value, list) for node in drawn.values() for value in node["inputs"].values())
+    assert links == len(workflow["links"])
+    for node in drawn.values():
+        if node["class_type"] == "TADiSRUpscale":
+            values = node["inputs"]
+            assert (values["tile"], values["overlap"], values["tile_batch"], values["fidelity"]) == (768, 256, 1, 0)
+            assert values["color"] in ("off", "wavelet") and 0 <= values["detail"] <= 1
+
+
+def test_tile_settings_are_grey_while_a_tiling_replaces_them(page: Any) -> None:
+    grey = """() => Object.fromEntries(app.graph._nodes.find(n => n.type === 'TADiSRUpscale')
+      .widgets.map(w => [w.name, Boolean(w.disabled)]))"""
+    load(page, template("upscale_preview"))
+    assert not any(page.evaluate(grey).values())
+    load(page, template("big_picture"))
+    assert {name for name, disabled in page.evaluate(grey).items() if disabled} == {"tile", "overlap", "tile_batch"}
+    page.evaluate(
+        "() => { const n = app.graph._nodes.find(n => n.type === 'TADiSRUpscale');"
+        " n.disconnectInput(n.inputs.findIndex(i => i.name === 'tiling')) }"
+    )
+    assert not any(page.evaluate(grey).values())
+
+
+def test_a_bypassed_upscaler_lets_the_image_through(comfy: Comfy, page: Any) -> None:
+    load(page, template("upscale_preview"))
+    page.evaluate("() => { app.graph._nodes.find(n => n.type === 'TADiSRUpscale').mode = 4 }")
+    (image,) = wait_for_prompt(comfy, page)["outputs"]["4"]["images"]
+    assert Image.open(comfy.output(image)).size == (320, 240)
+
+
+def test_a_missing_model_is_offered_for_download() -> None:
+    for name in NEED_A_MODEL:
+        models = [m for node in template(name)["nodes"] for m in node["properties"].get("models", [])]
+        assert models and all(
+            m["url"].startswith("https://") and m["name"] in m["url"] and m["directory"] for m in models
+        )
+
+
 def test_a_saved_picture_dropped_onto_the_page_brings_its_workflow(comfy: Comfy, page: Any) -> None:
-    twin = read("workflows", "api", "upscale.json")
-    load(page, read("workflows", "upscale.json"))
+    twin = read("workflows", "api", "upscale_preview.json")
+    load(page, template("upscale_preview"))
     (picture,) = run(comfy, page)["4"]["images"]
     page.evaluate("() => app.graph.clear()")
     page.evaluate(
@@ -192,13 +253,13 @@ def test_the_blueprint_is_found_by_name_and_runs(request: pytest.FixtureRequest,
 def test_the_newest_page_reads_every_template(new: tuple[Comfy, Any]) -> None:
     _, page = new
     for name in TEMPLATES:
-        assert load(page, read("workflows", f"{name}.json")) == read("workflows", "api", f"{name}.json"), name
+        assert load(page, template(name)) == read("workflows", "api", f"{name}.json"), name
         assert page.evaluate("() => app.graph._nodes.every(n => n.type in LiteGraph.registered_node_types)"), name
 
 
 def test_the_newest_page_runs_and_shows_the_result(new: tuple[Comfy, Any]) -> None:
     comfy, page = new
-    load(page, read("workflows", "upscale.json"))
+    load(page, template("upscale_preview"))
     run(comfy, page)
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.6; app.canvas.ds.offset = [100, 100]; app.canvas.setDirty(true, true) }"
@@ -214,7 +275,7 @@ def test_the_newest_page_runs_and_shows_the_result(new: tuple[Comfy, Any]) -> No
 def test_a_chinese_page_speaks_chinese(new: tuple[Comfy, Any]) -> None:
     """Names, tooltips and help; not with 1.32.9, which lets its own words overwrite a pack's in all languages but English."""
     _, page = new
-    load(page, read("workflows", "stages.json"))
+    load(page, template("stages"))
     words = read("locales", "zh", "nodeDefs.json")
     shown = page.evaluate(
         "() => app.graph._nodes.filter(n => n.type.startsWith('TADiSR'))"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import shutil
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -24,23 +27,30 @@ from tadisr.model.lora import add_lora
 
 # What a saved workflow relies on: node id -> category, required inputs, optional inputs, outputs. Only ever add at the end.
 PROMISES: dict[str, tuple[str, str, str, str]] = {
-    "TADiSRLoader": ("TADiSR", "model dtype", "base", "TADISR_MODEL"),
+    "TADiSRLoader": ("TADiSR", "model dtype", "base", "TADISR_MODEL UPSCALE_MODEL"),
     "TADiSRUpscale": (
         "TADiSR",
         "image model scale tile overlap tile_batch color",
-        "tiling mask fidelity",
-        "IMAGE MASK",
+        "tiling mask fidelity detail text_guard resize_to target_size",
+        "IMAGE MASK MASK",
+    ),
+    "TADiSRUpscaleFolder": (
+        "TADiSR",
+        "input_folder output_folder model scale format skip_existing write_masks tile overlap tile_batch color quality",
+        "tiling fidelity detail",
+        "STRING STRING",
     ),
     "TADiSRTiling": ("TADiSR", "tile overlap batch blend text_aware", "image model", "TADISR_TILING IMAGE"),
     "TADiSRKolorsLoader": ("TADiSR", "unet vae dtype", "host_vae", "TADISR_BASE"),
-    "TADiSRAdapterLoader": ("TADiSR", "base adapter strength", "prompt", "TADISR_MODEL"),
+    "TADiSRAdapterLoader": ("TADiSR", "base adapter strength", "prompt", "TADISR_MODEL UPSCALE_MODEL"),
     "TADiSREncodePrompt": ("TADiSR", "text_encoder prompt word name", "overwrite", "TADISR_PROMPT"),
     "TADiSRLoadPrompt": ("TADiSR", "prompt_file", "", "TADISR_PROMPT"),
     "TADiSREncode": ("TADiSR/stages", "image model scale", "", "LATENT"),
     "TADiSRDenoise": ("TADiSR/stages", "latent model", "prompt", "LATENT TADISR_ATTENTION"),
     "TADiSRTextAttention": ("TADiSR/stages", "attention layers heads normalize color_map", "image", "MASK IMAGE"),
-    "TADiSRJointDecode": ("TADiSR/stages", "latent attention model", "mask guide_strength", "IMAGE MASK"),
+    "TADiSRJointDecode": ("TADiSR/stages", "latent attention model", "mask guide_strength detail", "IMAGE MASK MASK"),
     "TADiSRTextComposite": ("TADiSR/text", "text_image rest_image mask grow feather threshold", "", "IMAGE"),
+    "TADiSREditMask": ("TADiSR/text", "mask painted operation", "", "MASK"),
     "TADiSRReadText": ("TADiSR/text", "image engine minimum_confidence", "", "STRING STRING IMAGE MASK"),
     "TADiSRCompareText": ("TADiSR/text", "before after engine", "minimum_confidence", "FLOAT STRING IMAGE MASK"),
 }
@@ -75,7 +85,7 @@ def test_the_shipped_workflow_gives_the_librarys_result(comfy: Comfy, prompt: di
     assert (read_image(comfy.output(mask))[:, :1] - expected.mask).abs().max() < 2 / 255
     steps = [(d["value"], d["max"]) for kind, d in result.events if kind == "progress" and d["node"] == "3"]
     assert steps == [(2, 4), (4, 4)]
-    assert [kind for kind, _ in result.events].count("preview") == 1  # of what is done before the last step
+    assert [kind for kind, _ in result.events].count("preview") == 2  # of both steps: the last one stays on the node
 
 
 def with_inputs(prompt: dict[str, Any], **inputs: Any) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def test_alpha_goes_through(comfy: Comfy, prompt: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
-    [({"scale": 9.0}, "Value 9.0 bigger than max"), ({"tile": 10}, "Value 10 smaller than min")],
+    [({"scale": 9.0}, "Value 9.0 bigger than max"), ({"tile": -10}, "Value -10 smaller than min")],
 )
 def test_numbers_out_of_range_are_refused(
     comfy: Comfy, prompt: dict[str, Any], inputs: dict[str, Any], message: str
@@ -131,7 +141,7 @@ def test_numbers_out_of_range_are_refused(
 
 
 def test_wrong_settings_and_files_get_one_sentence(comfy: Comfy, prompt: dict[str, Any]) -> None:
-    result = comfy.run(with_inputs(prompt, color="lab"))
+    result = comfy.run(with_inputs(prompt, color="hsv"))
     assert "color" in (result.error or str(result.body))
     missing = copy.deepcopy(prompt)
     missing["2"]["inputs"]["model"] = "nothing.safetensors"
@@ -201,10 +211,12 @@ def test_interrupt_between_tiles(comfy: Comfy, prompt: dict[str, Any]) -> None:
 
 
 def test_the_template_and_its_thumbnail_are_served(comfy: Comfy) -> None:
-    templates = comfy.get("/api/workflow_templates")
-    assert "upscale" in templates["tadisr"]
-    with urllib.request.urlopen(f"{comfy.url}/api/workflow_templates/tadisr/upscale.jpg") as answer:
-        assert answer.status == 200 and answer.read(2) == b"\xff\xd8"
+    titles = json.loads((ROOT / "workflows" / "notes" / "titles.json").read_text("utf-8"))
+    assert sorted(comfy.get("/api/workflow_templates")["tadisr"]) == sorted(titles.values())
+    for title in titles.values():
+        address = f"{comfy.url}/api/workflow_templates/tadisr/{urllib.parse.quote(title)}.jpg"
+        with urllib.request.urlopen(address) as answer:
+            assert answer.status == 200 and answer.read(2) == b"\xff\xd8"
 
 
 def test_tiling_is_previewed_and_followed(comfy: Comfy, prompt: dict[str, Any]) -> None:
@@ -224,3 +236,49 @@ def test_tiling_is_previewed_and_followed(comfy: Comfy, prompt: dict[str, Any]) 
     assert preview.shape == plain.shape
     change = (preview - plain).abs().amax(1)
     assert 0.02 < (change > 0.1).float().mean() < 0.5
+
+
+def test_a_long_job_counts_its_tiles(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """Slow by its many small tiles: the node says how many are done and how long the rest takes."""
+    changed = with_inputs(prompt, tile=128, overlap=64, scale=3.5)
+    changed["1"]["inputs"]["image"] = "wide.png"
+    with Image.open(comfy.base / "input" / "sample.png") as sample:
+        sample.convert("RGB").resize((1200, 800)).save(comfy.base / "input" / "wide.png")
+    seen: list[str] = []
+
+    def stop(kind: str, data: Any) -> None:
+        if kind == "text" and re.fullmatch(r"Tile \d+ of \d+, \d+ (s|min) left", data):
+            seen.append(data)
+        if len(seen) == 3:
+            comfy.post("/interrupt", {})
+
+    result = comfy.run(changed, on_event=stop)
+    assert len(seen) >= 3 and result.last == "execution_interrupted"
+
+
+def test_a_target_size_auto_tiles_and_lab(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """Above 4x by a second pass; the size is exact. On the CPU auto is the largest tile."""
+    changed = with_inputs(prompt, resize_to="longest side", target_size=200.0, tile=0, overlap=-1, color="lab")
+    Image.effect_noise((40, 30), 60).convert("RGB").save(comfy.base / "input" / "noise40.png")
+    changed["1"]["inputs"]["image"] = "noise40.png"
+    result = comfy.run(changed)
+    assert result.last == "execution_success", result.error or result.body
+    assert Image.open(comfy.output(result.images("4")[0])).size == (200, 150)
+    assert Image.open(comfy.output(result.images("6")[0])).size == (200, 150)
+    assert "at most 16 times" in comfy.run(with_inputs(prompt, resize_to="megapixels", target_size=2048.0)).error
+    assert "tile is 10, expected 128 or more, or 0" in comfy.run(with_inputs(prompt, tile=10)).error
+
+
+def test_the_model_runs_in_comfyuis_own_upscale_node(comfy: Comfy, prompt: dict[str, Any]) -> None:
+    """One tile of the core's node is one tile of ours: the same image."""
+    with Image.open(comfy.base / "input" / "sample.png") as sample:
+        sample.convert("RGB").crop((40, 60, 140, 120)).save(comfy.base / "input" / "piece.png")
+    changed = with_inputs(prompt)
+    changed["1"]["inputs"]["image"] = "piece.png"
+    changed["core"] = node("ImageUpscaleWithModel", upscale_model=["2", 1], image=["1", 0])
+    changed["saved"] = node("SaveImage", images=["core", 0], filename_prefix="core")
+    result = comfy.run(changed)
+    assert result.last == "execution_success", result.error or result.body
+    ours, core = (read_image(comfy.output(result.images(name)[0])) for name in ("4", "saved"))
+    assert ours.shape == core.shape == (1, 3, 240, 400)
+    assert (ours - core).abs().max() < 1.5 / 255

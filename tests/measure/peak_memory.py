@@ -103,7 +103,7 @@ def measure_command(folder: Path, suffix: str) -> tuple[int, float]:
         del ramp
     command.load = lambda *_, **__: ReturnInput()
     begun, before = time.monotonic(), read_peak(reset=True)
-    arguments = ["upscale", source, "-o", target, "--scale", "2", "--quiet"]
+    arguments = ["upscale", source, "-o", target, "--scale", "2", "--tile", "1536", "--overlap", "64", "--quiet"]
     assert main([str(argument) for argument in arguments]) == 0
     return read_peak() - before, time.monotonic() - begun
 

@@ -1,14 +1,18 @@
 """Upscale many times in one process, or run many prompts in one ComfyUI, and plot what memory, threads and files do.
 
-    python tests/measure/soak.py --upscales 1000 --prompts 300 --plot docs/lab/soak.svg
+    python tests/measure/soak.py --upscales 1000 --keep soak.json
+    python tests/measure/soak.py --prompts 300 --keep soak.json --plot docs/lab/soak.svg
 
-Prints the growth of the resident memory from a tenth of the way to the end, and threads, descriptors and temporary files.
+--keep adds the samples to a file, and plots those of earlier calls too.
+
+Prints the growth from a tenth of the way to the end of resident memory, threads, descriptors and temporary files.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import sys
 import tempfile
@@ -81,11 +85,13 @@ def growth(found: list[Sample], name: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--upscales", type=int, default=100)
+    parser.add_argument("--upscales", type=int, default=0)
     parser.add_argument("--prompts", type=int, default=0)
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    runs = {}
+    kept = arguments.keep is not None and arguments.keep.exists()
+    runs: dict[str, list[Sample]] = json.loads(arguments.keep.read_text("utf-8")) if kept else {}
     if arguments.upscales:
         runs[f"{arguments.upscales} upscales in one process"] = upscales(arguments.upscales)
     if arguments.prompts:
@@ -93,6 +99,8 @@ def main() -> None:
     for title, found in runs.items():
         rows = ", ".join(f"{name} {growth(found, name):+.1%} (end {found[-1][name]:.0f})" for name in found[0])
         print(f"{title}: {rows}", flush=True)
+    if arguments.keep is not None:
+        arguments.keep.write_text(json.dumps(runs), encoding="utf-8")
     if arguments.plot is not None:
         draw(runs, arguments.plot)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tadisr import ConfigError, ImageError
-from tadisr.composite import composite_images, shape_mask
+from tadisr.composite import composite_images, edit_mask, shape_mask
 
 
 def dot(size: int = 33) -> torch.Tensor:
@@ -59,3 +59,17 @@ def test_batches_alpha_and_empty_masks() -> None:
 def test_what_does_not_go_together_gets_one_sentence(text, rest, mask, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         composite_images(torch.zeros(text), torch.zeros(rest), torch.zeros(mask))
+
+
+@pytest.mark.parametrize(
+    ("operation", "inside", "outside"), [("add", 1.0, 0.3), ("subtract", 0.0, 0.3), ("replace", 1.0, 0.0)]
+)
+def test_a_painted_mask_edits_another(operation: str, inside: float, outside: float) -> None:
+    mask, painted = torch.full((2, 1, 64, 96), 0.3), torch.zeros(1, 1, 16, 24)
+    painted[..., 4:12, 4:12] = 1
+    edited = edit_mask(mask, painted, operation)
+    assert edited.shape == mask.shape
+    assert edited[1, 0, 32, 32] == pytest.approx(inside) and edited[1, 0, 4, 90] == pytest.approx(outside)
+    assert torch.equal(edit_mask(mask, painted * 0, "add"), mask)
+    with pytest.raises(ConfigError, match="operation is 'xor'"):
+        edit_mask(mask, painted, "xor")

@@ -24,7 +24,14 @@ def format_markdown(table: Table) -> str:
     ]
     grid = [[escape_markdown(name) for name in head], ["---"] * len(head), *rows]
     return "\n".join(
-        [f"## {escape_markdown(table.title)}", "", *(f"| {' | '.join(row)} |" for row in grid), "", table.note, ""]
+        [
+            f"## {escape_markdown(table.title)}",
+            "",
+            *(f"| {' | '.join(row)} |" for row in grid),
+            "",
+            escape_markdown(table.note),
+            "",
+        ]
     )
 
 

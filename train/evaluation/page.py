@@ -42,15 +42,19 @@ def render_report(
     engine = report["engines"][0] if report["engines"] else ""
     shutil.rmtree(out / "crops", ignore_errors=True)  # those of a report before
     gallery = Gallery(pairs, judge, chosen, out / "crops")
-    return render_page(
-        "evaluation.html.j2",
-        script=(FOLDER / "evaluation.js").read_text("utf-8"),
+    return fill_template(
         report=report,
         tables=tables,
         methods=[method.name for method in chosen],
         lines=collect_worst_lines(everything, engine, gallery) if engine else [],
         pictures=collect_worst_images(everything, engine, gallery),
     )
+
+
+def fill_template(**values: Any) -> str:
+    """Render evaluation.html.j2 with these values, its script and its policy."""
+    script = (FOLDER / "evaluation.js").read_text("utf-8")
+    return render_page("evaluation.html.j2", script=script, **values)
 
 
 class Gallery:

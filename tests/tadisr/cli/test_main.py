@@ -13,7 +13,7 @@ from PIL import Image
 from repository import ROOT
 
 from tadisr.cli import main
-from tadisr.cli.files import make_plan
+from tadisr.files.plan import make_plan
 from tadisr.model import TADiSR
 from tadisr.profiling import benchmark
 

@@ -16,6 +16,7 @@ from PIL import Image
 from tiny import trunk_config
 
 import tadisr.cli.upscale as command
+import tadisr.files.upscale as files
 from tadisr.checkpoints import adapter
 from tadisr.cli import main
 from tadisr.images.read import read_frames
@@ -287,7 +288,7 @@ def test_the_network_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     for name in "abcd":
         small(tmp_path / "in" / f"{name}.png")
-    read, end, strips = command.read_frames, PngWriter.end, command.upscale_strips
+    read, end, strips = files.read_frames, PngWriter.end, command.upscale_strips
 
     def slow(call):
         def run(*arguments, **options):
@@ -300,7 +301,7 @@ def test_the_network_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         time.sleep(0.5)
         yield from read(path)
 
-    monkeypatch.setattr(command, "read_frames", slow_frames)
+    monkeypatch.setattr(files, "read_frames", slow_frames)
     monkeypatch.setattr(PngWriter, "end", slow(end))
     monkeypatch.setattr(command, "upscale_strips", slow(strips))
     begun = time.monotonic()

@@ -7,7 +7,7 @@ import torch
 
 from tadisr import ConfigError
 from tadisr.images import resize
-from tadisr.inference.color import check_mode, measure_correction, smooth
+from tadisr.inference.color import check_mode, from_lab, measure_correction, smooth, to_lab
 
 
 def corrected(mode: str, result: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
@@ -24,6 +24,19 @@ def test_adain_takes_mean_and_deviation() -> None:
     fixed = corrected("adain", plain * 0.7 + 0.2, lr)
     torch.testing.assert_close(fixed.mean((1, 2)), plain.mean((1, 2)), atol=1e-4, rtol=0)
     torch.testing.assert_close(fixed.std((1, 2)), plain.std((1, 2)), atol=1e-4, rtol=0)
+
+
+def test_lab_takes_the_hue_that_channels_of_their_own_cannot() -> None:
+    """A result whose a* and b* are turned a little and weaker gets its colours back, lightness included."""
+    torch.manual_seed(0)
+    lr = torch.rand(3, 20, 30) * 0.3 + 0.3
+    plain = resize(lr[None], (80, 120))[0].clamp(0, 1)
+    lab = to_lab(plain.permute(1, 2, 0).contiguous())
+    faded = from_lab(lab * torch.tensor([0.9, 0.5, 0.6]) + torch.tensor([4.0, 6.0, -5.0])).permute(2, 0, 1)
+    assert (faded - plain).abs().mean() > 0.02
+    assert (corrected("lab", faded, lr) - plain).abs().mean() < 2e-3
+    grey = corrected("lab", plain[:1] * 0.5, lr[:1])
+    torch.testing.assert_close(grey, corrected("adain", plain[:1] * 0.5, lr[:1]))
 
 
 @pytest.mark.parametrize("size", [(80, 120), (50, 75), (20, 30)])
@@ -44,8 +57,8 @@ def test_smoothing_keeps_constants_at_every_size() -> None:
 
 
 def test_unknown_modes_are_refused_and_flat_images_stay_finite() -> None:
-    with pytest.raises(ConfigError, match="off, adain, wavelet"):
-        check_mode("lab")
-    for mode in ("adain", "wavelet"):
+    with pytest.raises(ConfigError, match="off, adain, wavelet, lab"):
+        check_mode("hsv")
+    for mode in ("adain", "wavelet", "lab"):
         flat = corrected(mode, torch.full((3, 4, 4), 0.9), torch.full((3, 1, 1), 0.1))
         torch.testing.assert_close(flat, torch.full((3, 4, 4), 0.1))

@@ -9,6 +9,7 @@ from torch import Tensor
 import tadisr
 from tadisr import ImageError, TADiSR
 from tadisr.inference import staged as stages
+from tadisr.inference.mask_edits import merge_edits
 from tadisr.inference.staged import Source
 from tadisr.inference.tiling import Tiling
 
@@ -160,6 +161,33 @@ def test_the_models_own_mask_and_strength_0_change_nothing(scene) -> None:
     assert (same.image - plain.image).abs().max() < 1e-3
     off = stages.decode(model, samples, attention, guide=1 - plain.mask, strength=0)
     assert torch.equal(off.image, plain.image)
+
+
+@pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
+def test_a_mask_that_was_only_resized_costs_nothing_and_changes_nothing(
+    scene, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the first template of mask editing hands it over: a quarter of the size, nothing painted."""
+    from tadisr.model import network
+
+    model, samples, attention, plain = scene
+    monkeypatch.setattr(network, "find_offsets", lambda *_, **__: pytest.fail("the decoders were steered"))
+    small = torch.nn.functional.interpolate(plain.mask, scale_factor=0.25, mode=mode).clamp(0, 1)
+    same = stages.decode(model, samples, attention, guide=small)
+    assert torch.equal(same.image, plain.image) and torch.equal(same.mask, plain.mask)
+
+
+def test_edits_are_put_onto_the_models_own_mask() -> None:
+    own = torch.zeros(1, 1, 128, 256)
+    own[..., 32:64, 32:96] = 1
+    guide = torch.nn.functional.interpolate(own, scale_factor=0.25, mode="area")
+    assert merge_edits(own, guide) is None and merge_edits(own, own) is None
+    guide[..., 20:24, 40:48] = 1  # painted
+    guide[..., 8:16, 8:12] = 0  # wiped
+    merged = merge_edits(own, guide)
+    assert merged is not None
+    assert merged[..., 84:92, 166:186].min() > 0.95 and merged[..., 36:60, 36:44].max() < 0.05
+    assert torch.equal(merged[..., :, 64:140], own[..., :, 64:140])
 
 
 def test_a_guide_works_on_a_base_and_under_a_hosts_inference_mode(tiny_kolors: TADiSR) -> None:

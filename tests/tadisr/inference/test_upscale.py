@@ -21,6 +21,7 @@ from tadisr.images import read_image, resize
 from tadisr.images.tensors import to_tensor
 from tadisr.inference import staged as stages
 from tadisr.inference import upscale as pipeline
+from tadisr.inference.preview import DIMMED
 from tadisr.inference.tiling import Tiling
 
 SAMPLE = ROOT / "sample" / "sample.png"
@@ -327,6 +328,19 @@ def test_fidelity_keeps_the_input_outside_the_text(shipped: TADiSR) -> None:
         upscale(shipped, lr, fidelity=2)
 
 
+def test_an_unedited_mask_changes_nothing_in_tiles(shipped: TADiSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near its borders the mask of a tile is not that of the whole image: the comparison is with the whole."""
+    from tadisr.model import network
+
+    monkeypatch.setattr(network, "find_offsets", lambda *_, **__: pytest.fail("the decoders were steered"))
+    lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
+    tiling = Tiling(tile=256, overlap=64)
+    plain = upscale(shipped, lr, tiling=tiling)
+    small = torch.nn.functional.interpolate(plain.mask, scale_factor=0.25, mode="area")
+    same = upscale(shipped, lr, tiling=tiling, guide=small)
+    assert torch.equal(same.image, plain.image) and torch.equal(same.mask, plain.mask)
+
+
 @pytest.mark.slow
 def test_a_guide_goes_through_the_tiles(shipped: TADiSR) -> None:
     lr = read_image(SAMPLE)[:, :3, 60:140, 40:168]
@@ -358,7 +372,7 @@ def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
 
 
 def test_a_preview_of_what_is_done(compact: TADiSR) -> None:
-    """One for every batch of tiles: the finished part is the result's, the rest still the input's."""
+    """One for every batch of tiles: the finished part is the result's, the rest the dimmed input's."""
     lr = torch.rand(2, 3, 40, 150)
     shown: list[Tensor] = []
     result = upscale(compact, lr, tiling=Tiling(tile=128, overlap=0, margin=0), preview=shown.append)
@@ -366,5 +380,5 @@ def test_a_preview_of_what_is_done(compact: TADiSR) -> None:
     plain, done, last = (resize(picture, (137, 512)) for picture in (lr[:1], result.image[:1], result.image[1:]))
     apart = 0.7 * (plain - done).abs().mean()
     assert (shown[0] - done)[..., :100, :100].abs().mean() < apart
-    torch.testing.assert_close(shown[0][..., 120:], plain[..., 120:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(shown[0][..., 120:], DIMMED * plain[..., 120:], atol=1e-5, rtol=0)
     assert (shown[9] - done).abs().mean() < apart and (shown[19] - last).abs().mean() < apart
