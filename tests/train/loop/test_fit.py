@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from functools import partialmethod
 from importlib.util import find_spec
@@ -28,6 +29,8 @@ from train.memory import need
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
 
+SPEED = {"waiting", "steps_per_second", "gflops", "convolutions"}  # columns of the log that no two runs have alike
+
 
 def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     """Four steps at once, and two, a stop, two more with another number of workers: the same weights and log."""
@@ -51,11 +54,11 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
     def rows(folder: Path) -> list[list[str]]:
-        lines = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
-        return [line[:-2] for line in lines]  # but for the share of time spent waiting, and the speed
+        with (folder / "log.csv").open() as file:
+            return [[row[name] for name in row if name not in SPEED] for row in csv.DictReader(file)]
 
     assert rows(whole) == rows(parts)
-    assert [row[0] for row in rows(parts)[1:]] == ["1", "2", "3", "4"]
+    assert [row[0] for row in rows(parts)] == ["1", "2", "3", "4"]
     assert (whole / "panel-0000004.png").read_bytes() == (parts / "panel-0000004.png").read_bytes()
     assert list(whole.glob("events.*"))
 
@@ -346,42 +349,6 @@ def test_build_model_needs_its_base(tmp_path: Path) -> None:
         build_model(config(tmp_path, "model={preset: kolors}"))
 
 
-def test_shipping_scales_the_residual_and_halves_the_file(compact: TADiSR, tmp_path: Path) -> None:
-    from train.ship import main as ship
-
-    adapter.save(compact, tmp_path / "run.safetensors", training={"steps": 5})
-    options = ["--gain", "0.5", "--detail", "0.25"]
-    assert ship([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors"), *options]) == 0
-    shipped, image = tadisr.load(tmp_path / "out.safetensors"), torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        whole, scaled = compact(image).image - image, shipped(image).image - image
-    mean = torch.nn.functional.avg_pool2d(whole, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    torch.testing.assert_close(scaled, (mean + 0.25 * (whole - mean)) / 2, atol=2e-3, rtol=1e-2)
-    header = adapter.read_header(tmp_path / "out.safetensors")
-    assert header.training == {"steps": 5, "residual_gain": 0.5, "residual_detail": 0.25}
-    assert header.bytes < 0.6 * (tmp_path / "run.safetensors").stat().st_size
-
-
-def test_the_mean_of_runs_is_shipped(compact: TADiSR, tmp_path: Path) -> None:
-    from train.ship import ship
-
-    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
-    for i, file in enumerate(files):
-        with torch.no_grad():
-            compact.prompt.embedding.fill_(float(i * i))
-        adapter.save(compact, file, training={"seed": i})
-    ship(files[0], tmp_path / "out.safetensors", mean=files[1:])
-    shipped = tadisr.load(tmp_path / "out.safetensors")
-    torch.testing.assert_close(
-        shipped.prompt.embedding, torch.full_like(shipped.prompt.embedding, 5 / 3), atol=1e-3, rtol=0
-    )
-    assert adapter.read_header(tmp_path / "out.safetensors").training["mean_with"] == [{"seed": 1}, {"seed": 2}]
-    other = TADiSR(dataclasses.replace(compact.config, name="other"))
-    adapter.save(other, files[1], training={})
-    with pytest.raises(ConfigError, match="one config"):
-        ship(files[0], tmp_path / "out.safetensors", mean=files[1:])
-
-
 PLAIN = {"mse", "lpips", "mf", "seg_mse", "focal", "dice"}
 ABLATIONS = {
     "ablation-full": PLAIN,
@@ -463,3 +430,12 @@ def test_smoke(tmp_path: Path) -> None:
     assert {path.name.split(".")[0] for path in (tmp_path / "run").glob("[!.]*")} == {
         "best-psnr", "checkpoints", "events", "log", "model", "panel-0000010", "validation"
     }  # fmt: skip
+
+
+def test_the_log_says_how_fast_the_run_computes(tmp_path: Path) -> None:
+    out = fit(config(tmp_path / "run", "steps=6", "log_every=3", "data.workers=0", "panel=0"))
+    with (out / "log.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert float(first["gflops"]) > 0 and 0.05 < float(first["convolutions"]) < 1
+    counted = [float(row["gflops"]) / float(row["steps_per_second"]) for row in (first, second)]
+    assert counted[0] == pytest.approx(counted[1], rel=1e-3)
