@@ -16,6 +16,7 @@ import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -56,6 +57,7 @@ from .loop.panel import Panel
 from .loop.scalars import Journal
 from .loop.schedule import EMA, Watch, learning_rate
 from .loop.setup import build_model, build_optimizer
+from .loop.speed import Speed
 from .loop.validation import Best, Validation
 from .losses import Objective
 from .run_lock import LOCK, lock_folder
@@ -195,6 +197,7 @@ def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest,
         validation = Validation(config.validate, samples, count, accelerator) if config.validate.every else None
     journal = Journal(out, step) if accelerator.is_main_process else None
     bar.initial = bar.n = step
+    speed = Speed(enabled=not config.compile and accelerator.num_processes == 1)
     waited, begun = 0.0, time.perf_counter()
     values: dict[str, float] = {}
     norm: Any = None  # of the last step's gradient, before it is cut
@@ -208,7 +211,8 @@ def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest,
             asked = time.perf_counter()
             batch: Any = send_to_device(next_batch(batches), accelerator.device, non_blocking=True)
             waited += time.perf_counter() - asked
-            with accelerator.accumulate(model):
+            speed.count(partial(plain, batch["upscaled"]))
+            with accelerator.accumulate(model), speed.measure():
                 with accelerator.autocast():
                     upscaled = batch["upscaled"].to(memory_format=layout)
                     result = model(upscaled, guide=batch["guide"]) if guided else model(upscaled)
@@ -239,9 +243,10 @@ def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest,
             ema.update(plain, step)
         if journal and step % config.log_every == 0:
             now = time.perf_counter()
-            speed = config.log_every / (now - begun)
+            rhythm = config.log_every / (now - begun)
             extra = {"lr": rate, "gradient": float(norm or 0.0), "waiting": waited / (now - begun)}
-            journal.write("log.csv", step, {**values, **extra, "steps_per_second": speed})
+            extra |= {"steps_per_second": rhythm, **speed.scalars(rhythm * config.accumulate)}
+            journal.write("log.csv", step, {**values, **extra})
             waited, begun = 0.0, now
             bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()})
 

@@ -34,7 +34,7 @@ Curves = dict[str, tuple[list[int], list[float]]]  # by column: steps and values
 COLORS = ("#2563eb", "#d9480f", "#2b8a3e", "#9c36b5", "#0b7285", "#a61e4d")
 SMOOTH = 0.02  # of a run's length: the width of the running mean
 COLUMNS = 3
-NOT_LOSSES = ("lr", "gradient", "waiting", "steps_per_second", "seconds", "memory", "scale")
+NOT_LOSSES = ("lr", "gradient", "waiting", "steps_per_second", "gflops", "convolutions", "seconds", "memory", "scale")
 TITLES = {
     "total": "total loss", "mse": "MSE", "lpips": "LPIPS", "mf": "modified focal (Eq. 8)", "seg_mse": "mask MSE",
     "focal": "focal", "dice": "Dice", "lr": "learning rate",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,11 +24,18 @@ from tadisr.errors import ConfigError, TADiSRError
 
 
 def ship_model(
-    source: Path, target: Path, *, mean: Sequence[Path] = (), gain: float = 1.0, detail: float = 1.0
+    source: Path,
+    target: Path,
+    *,
+    mean: Sequence[Path] = (),
+    gain: float = 1.0,
+    detail: float = 1.0,
+    default_detail: float | None = None,
 ) -> None:
     """Write `source` to `target` in fp16, its residual on the upscaled input times `gain`, the part of it within each
-    patch also times `detail`. mean: more checkpoints, the mean of whose weights and its own is taken. Raises ConfigError
-    for a model without a residual, and for checkpoints of different configs.
+    patch also times `detail`. mean: more checkpoints, the mean of whose weights and its own is taken. default_detail: 0 to 1,
+    of a model with a trunk: how much of what it is not sure of `upscale` keeps unless it is told. Raises ConfigError for a
+    model without a residual or a trunk, and for checkpoints of different configs.
     """
     model, others = tadisr.load(source), [tadisr.load(path) for path in mean]
     if any(other.config != model.config for other in others):
@@ -39,11 +47,17 @@ def ship_model(
         raise ConfigError(
             f"A gain of {gain} and detail of {detail} need a model with a residual; {model.config.name} has none."
         )
+    last = model.vae.decoder.conv_out if model.decoder.trunk is None else model.decoder.trunk.out
     with torch.no_grad():
-        for parameter in model.vae.decoder.conv_out.parameters():  # the last layer: linear in the residual
+        for parameter in last.parameters():  # linear in the residual
             pixels = parameter.unflatten(0, (3, model.config.patch**2))  # of a patch, as pixel_shuffle lays them out
             whole = pixels.mean(1, keepdim=True)
             parameter.copy_((gain * (whole + detail * (pixels - whole))).flatten(0, 1))
+    if default_detail is not None:
+        if model.config.decoder.trunk is None:
+            raise ConfigError(f"A default detail needs a model with a trunk; {model.config.name} has none.")
+        trunk = replace(model.config.decoder.trunk, detail=default_detail)
+        model.config = replace(model.config, decoder=replace(model.config.decoder, trunk=trunk))
     training = adapter.read_header(source).training | {"residual_gain": gain, "residual_detail": detail}
     if mean:
         training["mean_with"] = [adapter.read_header(path).training for path in mean]
@@ -62,11 +76,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--detail", type=float, default=1.0, help="of what the residual adds within a patch (default 1)"
     )
+    parser.add_argument(
+        "--default-detail", type=float, help="of a model with a certainty output: `detail` unless given"
+    )
     arguments = parser.parse_args(argv)
     try:
         ship_model(
-            arguments.source, arguments.target, mean=arguments.mean, gain=arguments.gain, detail=arguments.detail
-        )
+            arguments.source, arguments.target, mean=arguments.mean, gain=arguments.gain, detail=arguments.detail,
+            default_detail=arguments.default_detail,
+        )  # fmt: skip
     except TADiSRError as error:
         sys.exit(f"error: {error}")
     return 0

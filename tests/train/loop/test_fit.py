@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from functools import partialmethod
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ from train.memory import estimate_memory
 
 pytestmark = pytest.mark.skipif(not FONTS, reason="no fonts under /usr/share/fonts: install fonts-liberation")
 
+SPEED = {"waiting", "steps_per_second", "gflops", "convolutions"}  # columns of the log that no two runs have alike
+
 
 def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     """Four steps at once, and two, a stop, two more with another number of workers: the same weights and log."""
@@ -50,11 +53,11 @@ def test_resume_is_bit_for_bit(tmp_path: Path) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
     def rows(folder: Path) -> list[list[str]]:
-        lines = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
-        return [line[:-2] for line in lines]  # but for the share of time spent waiting, and the speed
+        with (folder / "log.csv").open() as file:
+            return [[row[name] for name in row if name not in SPEED] for row in csv.DictReader(file)]
 
     assert rows(whole) == rows(parts)
-    assert [row[0] for row in rows(parts)[1:]] == ["1", "2", "3", "4"]
+    assert [row[0] for row in rows(parts)] == ["1", "2", "3", "4"]
     assert (whole / "panel-0000004.png").read_bytes() == (parts / "panel-0000004.png").read_bytes()
     assert list(whole.glob("events.*"))
 
@@ -343,3 +346,12 @@ def test_lpips_that_cannot_be_had_stops_the_run(tmp_path: Path, monkeypatch: pyt
 def test_build_model_needs_its_base(tmp_path: Path) -> None:
     with pytest.raises(tadisr.CheckpointError, match="needs its base"), torch.device("meta"):
         build_model(config(tmp_path, "model={preset: kolors}"))
+
+
+def test_the_log_says_how_fast_the_run_computes(tmp_path: Path) -> None:
+    out = run_training(config(tmp_path / "run", "steps=6", "log_every=3", "data.workers=0", "panel=0"))
+    with (out / "log.csv").open() as file:
+        first, second = csv.DictReader(file)
+    assert float(first["gflops"]) > 0 and 0.05 < float(first["convolutions"]) < 1
+    counted = [float(row["gflops"]) / float(row["steps_per_second"]) for row in (first, second)]
+    assert counted[0] == pytest.approx(counted[1], rel=1e-3)
