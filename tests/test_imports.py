@@ -33,7 +33,7 @@ LAYERS = {
         ["__init__", "__main__"],
     ],
     "train": [
-        ["__init__", "config", "command_errors", "pages", "psnr", "run_lock"],
+        ["__init__", "config", "command_errors", "pages", "psnr", "run_files", "run_lock"],
         ["data", "losses"],
         ["segmentation"],
         ["loop", "evaluation", "synthesis"],

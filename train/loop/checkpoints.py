@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import random
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tadisr.errors import CheckpointError
 
+from ..run_files import read_intact
 from .schedule import EMA
 
 log = logging.getLogger(__name__)
@@ -147,24 +146,8 @@ def read_state(path: Path, step: int) -> dict[str, Any]:
     return state
 
 
-def read_intact(path: Path) -> dict[str, Any]:
-    """Read a file of torch.save and verify its checksums. Raises CheckpointError if it is damaged or holds no table."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not compare them
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged in {damaged}.")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged ({what:.120}).") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a table.")
-    return state
-
-
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """Return torch's optimizer from accelerate's wrapper."""
+    """torch's optimizer out of accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tadisr.console import escape_unknown_characters
-from tadisr.errors import ConfigError, TADiSRError
+from tadisr.errors import ConfigError
 
+from ..command_errors import report_in_one_sentence
 from ..config import parse_override
 from ..data.sources import KINDS, Source, open_source
 from . import Segmenter, open_segmenter
@@ -52,10 +53,9 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    try:
+    with report_in_one_sentence():
         return arguments.run(arguments)
-    except TADiSRError as error:
-        sys.exit(f"error: {error}")
+    return 0
 
 
 def run_fit(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,7 @@
 """Fine-tune SAM-TS on pictures with masks of their strokes (TextSeg and BTS, Sec. 3.5): adapters, aligner, decoder.
 
-A run lives in its `out` folder: `last/state.pt` (all that resuming needs), `model.safetensors` (the whole segmenter),
-`log.jsonl`. Starting it again goes on where it stood.
+A run lives in its `out` folder: `last/state.pt` (all that resuming needs) and the one before it, `model.safetensors` (the
+whole segmenter), `log.jsonl`. Starting it again resumes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,23 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from tadisr.atomic_write import write_atomic
-from tadisr.errors import ConfigError, TADiSRError
+from tadisr.errors import CheckpointError, ConfigError, TADiSRError
 from tadisr.validation import build_dataclass
 
+from ..command_errors import Stopped, StopRequest, catch_stop_signals, ignore_stop_signals
 from ..config import Loader, merge_tables, parse_override
 from ..data.sources import Source, SourceError, open_source
 from ..losses import dice_loss, focal_loss
+from ..run_files import read_intact, read_rows
+from ..run_lock import lock_folder
 from .run import SamTSSegmenter
 from .sam_ts import checkpoint
 from .sam_ts.network import MEAN, VARIANTS, Prediction, SamTS, SamTSConfig
 from .score import score_segmenter
 
 log = logging.getLogger(__name__)
+
+STATES = ("state.pt", "before.pt")  # in OUT/last, the newest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,28 +180,50 @@ def trained_parameters(model: SamTS) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def save_state(path: Path, step: int, model: SamTS, optimizer: torch.optim.Optimizer) -> None:
-    """Save step, trained parameters and optimizer, whole or not at all."""
+def save_state(folder: Path, step: int, model: SamTS, optimizer: torch.optim.Optimizer) -> None:
+    """Write FOLDER/state.pt, whole or not at all; the one before stays as before.pt."""
     state = {
         "step": step,
         "learned": {name: p.detach() for name, p in trained_parameters(model).items()},
         "optimizer": optimizer.state_dict(),
         "torch_rng": torch.get_rng_state(),
     }
-    write_atomic(path, lambda temporary: torch.save(state, temporary))
+    new, path = folder / "new.pt", folder / STATES[0]
+    write_atomic(new, lambda temporary: torch.save(state, temporary))
+    if path.exists():
+        path.replace(folder / STATES[1])
+    new.replace(path)
 
 
-def load_state(path: Path, model: SamTS, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest state and return its step; 0 if there is none."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.no_grad():
-        for name, parameter in trained_parameters(model).items():
-            parameter.copy_(state["learned"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["torch_rng"])
-    return state["step"]
+def load_state(folder: Path, model: SamTS, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest intact state, and return its step; 0 where there is none. Raises CheckpointError.
+
+    A damaged one is said, and the one before it is taken.
+    """
+    paths = [path for name in STATES if (path := folder / name).exists()]
+    for path in paths:
+        try:
+            state = read_intact(path)
+        except CheckpointError as error:
+            log.warning("%s The run resumes from the state before it.", error)
+            continue
+        try:
+            with torch.no_grad():
+                for name, parameter in trained_parameters(model).items():
+                    parameter.copy_(state["learned"][name])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["torch_rng"])
+            return int(state["step"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit the config ({str(error).splitlines()[0]:.200}): put the config back, or choose "
+                "another out."
+            ) from error
+    if paths:
+        raise CheckpointError(
+            f"No state in {folder} is intact: choose another out, or delete the folder to begin anew."
+        )
+    return 0
 
 
 class Log:
@@ -203,8 +231,9 @@ class Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["step"] <= step), encoding="utf-8")
+        rows = read_rows(path, lambda row: isinstance(row.get("step"), int))
+        text = "".join(f"{json.dumps(row)}\n" for row in rows if row["step"] <= step)
+        write_atomic(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append one JSON object with the step."""
@@ -212,17 +241,32 @@ class Log:
             file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
 
 
+def begin_worker(_: int) -> None:
+    """In a data worker: one thread, and no ending of its own when the run is told to stop."""
+    cv2.setNumThreads(0)
+    ignore_stop_signals()
+
+
 def train_segmenter(config: FitConfig) -> Path:
-    """Run or resume the training that `config` describes, and return the segmenter's file."""
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    """Run or resume the training that `config` describes, and return the segmenter's file.
+
+    Raises Stopped after SIGTERM or Ctrl-C, when the step is saved; ConfigError where another run writes to the folder.
+    """
     set_seed(config.seed)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # SAM's three other masks
     accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[unused])
+    alone = lock_folder(Path(config.out), "run") if accelerator.is_main_process else nullcontext()
+    with alone, catch_stop_signals(at_once=accelerator.num_processes > 1) as stop:
+        return train(config, accelerator, stop)
+
+
+def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest) -> Path:
+    """Train until the end, or until `stop` has a signal."""
+    out = Path(config.out)
     model = build_start(config).train()
     model.learn_text_only()
     optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=config.lr, weight_decay=config.weight_decay)
-    step = load_state(out / "last" / "state.pt", model, optimizer)
+    step = load_state(out / "last", model, optimizer)
     squares = Squares([open_source(**table) for table in config.sources], config, model.config.image)
     judged = [open_source(**table) for table in config.validation]
     per_step = config.batch * accelerator.num_processes
@@ -232,7 +276,7 @@ def train_segmenter(config: FitConfig) -> Path:
         batch_size=config.batch,
         sampler=range(step * per_step, steps * per_step),  # the samples not yet seen, in order
         num_workers=config.workers,
-        worker_init_fn=lambda _: cv2.setNumThreads(0),
+        worker_init_fn=begin_worker,
         multiprocessing_context="fork" if config.workers else None,
     )
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -267,9 +311,12 @@ def train_segmenter(config: FitConfig) -> Path:
             model.train()
             journal.write(step, scores)
             log.info("step %d: %s", step, json.dumps(scores))
-        if due or step % config.checkpoint_every == 0:
+        ending = stop.signal  # read once: one that comes later waits for the next step
+        if due or ending is not None or step % config.checkpoint_every == 0:
             checkpoint.save_sam_ts(model, out / "model.safetensors", training=training_record(config, step))
-            save_state(out / "last" / "state.pt", step, model, optimizer)
+            save_state(out / "last", step, model, optimizer)
+        if ending is not None and not due:
+            raise Stopped(ending, f"The state of step {step} is saved: start the same command again to resume.")
     bar.close()
     return out / "model.safetensors"
 

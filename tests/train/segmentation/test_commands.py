@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from PIL import Image
 from repository import CONFIGS
 from small_sam_ts import TINY, split, tiny
 
-from tadisr.errors import TADiSRError
+from tadisr.errors import CheckpointError, ConfigError, TADiSRError
+from train.command_errors import Stopped
 from train.data.sources import open_source
+from train.run_lock import lock_folder
 from train.segmentation import fit, open_segmenter, quantize_mask
 from train.segmentation.__main__ import main, parse_part
 from train.segmentation.fit import FitConfig, Squares, compute_iou, compute_loss
@@ -73,6 +77,66 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: p
     assert changed == {"mask_decoder"}  # SAM's encoder stays SAM's
     header = checkpoint._metadata(whole)
     assert json.loads(header["tadisr.training"])["steps"] == 6
+
+
+def cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at: int, by: Callable[[], object]) -> FitConfig:
+    """A run of six steps that `by` happens to at a step's end."""
+    settings, write = config(tmp_path, checkpoint_every=2), fit.Log.write
+
+    def happen(self: Any, step: int, values: dict[str, float]) -> None:
+        write(self, step, values)
+        if step == at:
+            by()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Log, "write", happen)
+        with pytest.raises((Stopped, KeyboardInterrupt)):
+            fit.train_segmenter(settings)
+    return settings
+
+
+def die() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_its_step(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(number)
+    settings = cut(tmp_path, monkeypatch, at=3, by=lambda: signal.raise_signal(number))
+    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    assert state["step"] == 3 and signal.getsignal(number) is before  # not a step that is saved anyway
+    again = checkpoint.load_sam_ts(fit.train_segmenter(settings)).state_dict()
+    whole = checkpoint.load_sam_ts(fit.train_segmenter(config(tmp_path, out=str(tmp_path / "whole")))).state_dict()
+    assert all(torch.allclose(again[name], tensor, atol=1e-6, rtol=1e-5) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("damage", [b"", b"no checkpoint", None])
+def test_a_damaged_state_gives_way_to_the_one_before(
+    damage: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = cut(tmp_path, monkeypatch, at=5, by=die)
+    newest, before = (tmp_path / "run" / "last" / name for name in fit.STATES)
+    data = newest.read_bytes()
+    newest.write_bytes(data[: len(data) // 2] if damage is None else damage)
+    (tmp_path / "run" / "log.jsonl").open("ab").write(b"\xff{damaged\n")
+    fit.train_segmenter(settings)
+    assert "The run resumes from the state before it." in caplog.text and "1 of 6 lines are damaged" in caplog.text
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    for path in (newest, before):
+        path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"No state in .* is intact: choose another out"):
+        fit.train_segmenter(settings)
+
+
+def test_another_model_and_a_second_run_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = cut(tmp_path, monkeypatch, at=5, by=die)
+    state = torch.load(tmp_path / "run" / "last" / "state.pt", weights_only=True)
+    state["learned"].popitem()
+    torch.save(state, tmp_path / "run" / "last" / "state.pt")
+    with pytest.raises(CheckpointError, match="does not fit the config"):
+        fit.train_segmenter(settings)
+    with lock_folder(tmp_path / "run", "run"), pytest.raises(ConfigError, match="Another run is writing to"):
+        fit.train_segmenter(settings)
 
 
 def test_squares_are_seeded_cover_an_epoch_and_keep_masks_on_strokes(tmp_path: Path) -> None:

@@ -57,6 +57,27 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(made: Path, pictures
     assert found == digests(made)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_it_says_one_sentence_and_resumes(
+    number: signal.Signals, made: Path, pictures: Path, tmp_path: Path
+) -> None:
+    config, out = write_config(tmp_path, pictures, workers=2), tmp_path / "ftsr"
+    process = subprocess.Popen(command(config, out), cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
+    while process.poll() is None and progress(out) < 4:
+        time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("stopped by") and "same command again to resume" in said
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    done = subprocess.run(command(config, out), cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert digests(out) == digests(made)
+
+
 def progress(out: Path) -> int:
     return sum(len(read_records(path)) for path in (out / "work").glob("*/journal.jsonl"))
 

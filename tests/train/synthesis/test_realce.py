@@ -13,6 +13,7 @@ from PIL import Image
 from tadisr.errors import TADiSRError
 from train.data.pairs import open_pairs
 from train.data.sources import open_source
+from train.run_lock import lock_folder
 from train.synthesis.__main__ import main
 from train.synthesis.realce.align import Limits, align_pair, compute_luma
 from train.synthesis.realce.prepare import crop_covered, list_pairs, prepare_data_set
@@ -186,6 +187,22 @@ def test_a_killed_run_goes_on_and_other_settings_are_refused(real_ce: Path, tmp_
     assert (tmp_path / "aligned_list_train.txt").read_text() == "DSC1.JPG\n"
     with pytest.raises(TADiSRError, match="made with other settings"):
         prepare_data_set(real_ce, tmp_path, segmenter=None)
+
+
+def test_damaged_lines_are_done_again_and_a_second_run_is_refused(
+    real_ce: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counts, journal = prepare_data_set(real_ce, tmp_path, segmenter=None), tmp_path / "alignment.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0] + b"\xff\xfe\n[1]\n{}\n" + b"[" * 100_000 + b"\n" + b"".join(lines[2:]))
+    assert prepare_data_set(real_ce, tmp_path, segmenter=None) == counts
+    assert "4 of 8 lines are damaged, and removed" in caplog.text
+    assert sorted(journal.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    (tmp_path / "realce.json").write_bytes(b"{")
+    with pytest.raises(TADiSRError, match=r"realce\.json is damaged"):
+        prepare_data_set(real_ce, tmp_path, segmenter=None)
+    with lock_folder(tmp_path, "build"), pytest.raises(SystemExit, match="Another build is writing to"):
+        main(["realce", str(real_ce), "-o", str(tmp_path), "--segmenter", "none"])
 
 
 def test_a_flat_set_is_split_by_name(tmp_path: Path) -> None:

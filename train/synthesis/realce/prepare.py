@@ -10,7 +10,6 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,13 @@ from tqdm import tqdm
 from tadisr.atomic_write import write_atomic
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
+from tadisr.validation import parse_json
 
 from ...data.sources import SourceError
 from ...data.sources.base import read_image
 from ...data.sources.files import list_real_ce, require_folder
+from ...run_files import read_rows
+from ...run_lock import lock_folder
 from ...segmentation import Segmenter, open_segmenter, quantize_mask
 from .align import Alignment, Limits, align_pair, compute_luma, warp_image
 
@@ -114,7 +116,7 @@ def prepare_data_set(
     check_settings(
         out, {"side": side, "limits": limits.__dict__, "masks": None if segmenter is None else segmenter.digest}
     )
-    done = {row["name"]: row for row in read_rows(journal)}
+    done = {row["name"]: row for row in read_rows(journal, is_row)}
     fresh = len(done) < len(todo)
     for pair in tqdm(todo, "Real-CE", mininterval=2):
         if pair.name not in done:
@@ -152,13 +154,9 @@ def write_pair(pair: Pair, out: Path, segmenter: Segmenter | None, side: int, li
     return {"name": pair.name, "part": pair.part, "reason": reason, **found.to_dict()}
 
 
-def read_rows(journal: Path) -> Iterator[dict[str, Any]]:
-    """Read a journal's complete rows; an incomplete last row is removed from the file."""
-    text = journal.read_text(encoding="utf-8") if journal.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        journal.write_text(whole, encoding="utf-8")
-    yield from map(json.loads, whole.splitlines())
+def is_row(row: dict[str, Any]) -> bool:
+    """Whether a line of the journal says what became of a pair."""
+    return all(isinstance(row.get(name), str) for name in ("name", "part", "reason"))
 
 
 def check_settings(out: Path, card: dict[str, Any]) -> None:
@@ -166,7 +164,14 @@ def check_settings(out: Path, card: dict[str, Any]) -> None:
     path = out / "realce.json"
     if not path.exists():
         write_atomic(path, lambda temporary: Path(temporary).write_text(json.dumps(card, indent=1), encoding="utf-8"))
-    elif json.loads(path.read_text("utf-8")) != card:
+        return
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is damaged ({error}): delete it if the settings are the same, or choose another."
+        ) from error
+    if found != card:
         raise ConfigError(f"{out} was made with other settings ({path.name} says which): choose another folder.")
 
 
@@ -216,6 +221,9 @@ def run_command(arguments: argparse.Namespace) -> int:
     if arguments.segmenter != "none":
         segmenter = open_segmenter(arguments.segmenter, sam=arguments.sam, device=arguments.device)
     limits = Limits(residual=arguments.residual, correlation=arguments.correlation)
-    counts = prepare_data_set(arguments.path, arguments.out, segmenter=segmenter, side=arguments.side, limits=limits)
+    with lock_folder(arguments.out, "build"):
+        counts = prepare_data_set(
+            arguments.path, arguments.out, segmenter=segmenter, side=arguments.side, limits=limits
+        )
     print(json.dumps(counts))
     return 0
