@@ -37,7 +37,7 @@ class TADiSRLoader(Node):
                     "dtype",
                     options=["auto", *DTYPES],
                     default="auto",
-                    tooltip="Number type of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
+                    tooltip="Dtype of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
                 ),
                 io.Combo.Input(
                     "base",
@@ -78,8 +78,9 @@ class TADiSRKolorsLoader(Node):
             node_id="TADiSRKolorsLoader",
             display_name="Load Kolors for TADiSR",
             category=schema.CATEGORY,
-            description="Finds Kolors' U-Net and its VAE in the model folders: the frozen base of TADiSR's adapters. "
-            "A CogView4 folder serves too, for adapters on CogView4. No text encoder is needed: an adapter carries the prompt "
+            description="Loads Kolors' U-Net and VAE from the model folders: the frozen base of TADiSR's "
+            "adapters. A CogView4 folder works too, for adapters on CogView4. No text encoder is needed: an "
+            "adapter carries the prompt "
             "it was trained with.",
             **schema.search_aliases("kolors", "cogview4", "tadisr base", "diffusion model"),
             inputs=[
@@ -100,8 +101,8 @@ class TADiSRKolorsLoader(Node):
                     "dtype",
                     options=["auto", *DTYPES],
                     default="auto",
-                    tooltip="Number type of the weights. auto: bf16 or fp16 on a GPU, else fp32. fp8: the U-Net stored in half "
-                    "the memory and computed in 16 bit, for cards of 8 GB.",
+                    tooltip="Dtype of the weights. auto: bf16 or fp16 on a GPU, else fp32. fp8: the U-Net stored in half "
+                    "the memory and computed in 16 bit, for GPUs with 8 GB.",
                 ),
                 io.Vae.Input(
                     "host_vae",
@@ -147,8 +148,8 @@ class TADiSRAdapterLoader(Node):
             node_id="TADiSRAdapterLoader",
             display_name="Load TADiSR Adapter",
             category=schema.CATEGORY,
-            description="Puts an adapter on its frozen base: the LoRA, the text decoder and the prompt that training made. "
-            "Several adapters may share one base; it is held once.",
+            description="Loads an adapter onto its frozen base: LoRA, text decoder and prompt. Several adapters "
+            "may share one base, which is kept in memory once.",
             **schema.search_aliases("tadisr lora", "text upscaler", "super resolution"),
             inputs=[
                 schema.FrozenBase.Input("base", tooltip="From Load Kolors for TADiSR."),
@@ -160,7 +161,7 @@ class TADiSRAdapterLoader(Node):
                 schema.fold_away(
                     io.Float.Input(
                         "strength", default=1.0, min=-2.0, max=2.0, step=0.05,
-                        tooltip="Of the adapter's LoRA on the base. 1: as it was trained; 0: the base's own weights.",
+                        tooltip="Strength of the adapter's LoRA. 1: as trained; 0: the base's own weights.",
                     )
                 ),
                 schema.Prompt.Input(

@@ -41,15 +41,15 @@ class TADiSREncodePrompt(Node):
                     multiline=True,
                     default="",
                     placeholder="empty: the prompt with which adapters on this encoder's base are trained",
-                    tooltip="What the model is to make of every picture. Empty: the prompt with which adapters on this "
+                    tooltip="The prompt to encode. Empty: the prompt with which adapters on this "
                     "encoder's base are trained, for Kolors 'best quality,highres,extremely detailed,text', for CogView4 a "
                     "longer one.",
                 ),
                 io.String.Input(
                     "word",
                     default=PromptConfig.word,
-                    tooltip="The word of the prompt that stands for text: the model listens for it. It has to be in the "
-                    "prompt; of several places the last one counts.",
+                    tooltip="The word of the prompt whose attention marks text. It must be in the prompt; its last "
+                    "occurrence counts.",
                 ),
                 io.String.Input(
                     "name",

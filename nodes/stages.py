@@ -25,11 +25,11 @@ class TADiSREncode(Node):
             node_id="TADiSREncode",
             display_name="TADiSR Encode",
             category=schema.STAGES,
-            description="First stage: resizes a picture to 4x and encodes it. The latent is an ordinary one; what the "
-            "decoders want of the picture rides along with it.",
+            description="First stage: resizes an image to 4x and encodes it. The latent is an ordinary one that "
+            "also carries what the decoders need of the image.",
             **schema.search_aliases("tadisr vae encode"),
             inputs=[
-                io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha. Not tiled."),
+                io.Image.Input("image", tooltip="One image or a batch, any size, with or without alpha. Not tiled."),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model; the same one in all stages."),
                 io.Float.Input(
                     "scale", default=4.0, min=1.0, max=4.0, step=0.25,
@@ -57,7 +57,7 @@ class TADiSRDenoise(Node):
             node_id="TADiSRDenoise",
             display_name="TADiSR Denoise",
             category=schema.STAGES,
-            description='Second stage: the one denoising step, listening to the cross-attention\'s answer to the word "text".',
+            description='Second stage: the one denoising step, recording the cross-attention\'s response to the word "text".',
             **schema.search_aliases("tadisr sampler"),
             inputs=[
                 io.Latent.Input(
@@ -77,7 +77,7 @@ class TADiSRDenoise(Node):
                 schema.Attention.Output(
                     "attention",
                     display_name="attention",
-                    tooltip="What every layer answered to the word, for TADiSR Joint Decode and TADiSR Text Attention.",
+                    tooltip="Each layer's response to the word, for TADiSR Joint Decode and TADiSR Text Attention.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -103,7 +103,7 @@ class TADiSRTextAttention(Node):
             node_id="TADiSRTextAttention",
             display_name="TADiSR Text Attention",
             category=schema.STAGES,
-            description='Shows where the network\'s cross-attention answers to the word "text", as a mask and as a heat map.',
+            description='Shows where the network\'s cross-attention responds to the word "text", as a mask and as a heat map.',
             **schema.search_aliases("cross attention", "heat map", "daam"),
             inputs=[
                 schema.Attention.Input("attention", tooltip="From TADiSR Denoise."),
@@ -116,18 +116,18 @@ class TADiSRTextAttention(Node):
                 ),
                 io.Combo.Input(
                     "normalize", options=list(attention_heatmap.NORMALIZE), default="picture",
-                    tooltip="Stretch to 0..1 by each picture's own range, by the batch's, or leave the responses as they are.",
+                    tooltip="Stretch to 0..1 by each image's own range, by the batch's, or leave the responses as they are.",
                 ),
                 io.Combo.Input(
                     "color_map", options=list(attention_heatmap.COLOR_MAPS), default="turbo",
                     tooltip="Colours of the heat map.",
                 ),
                 io.Image.Input(
-                    "image", optional=True, tooltip="The heat map is laid over this picture; without it, it stands alone.",
+                    "image", optional=True, tooltip="The heat map is drawn over this image; without one, it is shown alone.",
                 ),
             ],
             outputs=[
-                io.Mask.Output("map", display_name="mask", tooltip="The mean response, at 4x whatever the scale."),
+                io.Mask.Output("map", display_name="mask", tooltip="The mean response, always at 4x."),
                 io.Image.Output("heat_map", display_name="heat map", tooltip="The response in colours."),
             ],
         )  # fmt: skip
@@ -172,8 +172,8 @@ class TADiSRJointDecode(Node):
                 schema.detail_input(),
             ],
             outputs=[
-                io.Image.Output("upscaled", display_name="image", tooltip="The upscaled pictures, in order."),
-                io.Mask.Output("text_mask", display_name="mask", tooltip="How surely each pixel is text, 0 to 1."),
+                io.Image.Output("upscaled", display_name="image", tooltip="The upscaled images, in order."),
+                io.Mask.Output("text_mask", display_name="mask", tooltip="Text probability per pixel, 0 to 1."),
                 schema.certainty_output(),
             ],
             hidden=[io.Hidden.unique_id],

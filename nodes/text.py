@@ -1,4 +1,4 @@
-"""Text of pictures: composited, read, compared."""
+"""Text of images: composited, read, compared."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class TADiSRTextComposite(Node):
             node_id="TADiSRTextComposite",
             display_name="Composite Text",
             category=schema.TEXT,
-            description="Lays the text of one picture over another one: the text from TADiSR, the rest from any upscaler. The "
-            "result has the size of the larger picture.",
+            description="Pastes the text of one image over another: the text from TADiSR, the rest from any upscaler. The "
+            "result has the size of the larger image.",
             **schema.search_aliases("blend text", "paste text", "text mask composite"),
             inputs=[
-                io.Image.Input("text_image", tooltip="The picture whose text is wanted, from Upscale with TADiSR."),
-                io.Image.Input("rest_image", tooltip="The picture for all the rest, of any size but of the same shape."),
+                io.Image.Input("text_image", tooltip="The image whose text is wanted, from Upscale with TADiSR."),
+                io.Image.Input("rest_image", tooltip="The image for all the rest, of any size but of the same shape."),
                 io.Mask.Input("mask", tooltip="Where the text is, from Upscale with TADiSR; any size."),
                 io.Int.Input(
                     "grow", default=8, min=-256, max=256,
-                    tooltip="Pixels by which the mask grows before it is brought to the picture's size, edges and all; "
+                    tooltip="Pixels by which the mask grows before it is brought to the image's size, edges and all; "
                     "negative shrinks.",
                 ),
                 io.Float.Input(
@@ -43,11 +43,11 @@ class TADiSRTextComposite(Node):
                 ),
                 io.Float.Input(
                     "threshold", default=0.5, min=0.0, max=1.0, step=0.05,
-                    tooltip="How sure the mask has to be. 0 uses it as it is, soft.",
+                    tooltip="Mask value from which a pixel counts as text. 0 uses the soft mask as it is.",
                 ),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="Text and rest together."),
+                io.Image.Output("image", display_name="image", tooltip="The composite."),
             ],
         )  # fmt: skip
 
@@ -98,24 +98,24 @@ class TADiSRReadText(Node):
             node_id="TADiSRReadText",
             display_name="Read Text (PP-OCR)",
             category=schema.TEXT,
-            description="Finds and reads the text of pictures, offline.",
+            description="Finds and reads the text of images, offline.",
             **schema.search_aliases("ocr", "recognize text", "paddleocr", "rapidocr"),
             inputs=[
-                io.Image.Input("image", tooltip="One picture or a batch."),
+                io.Image.Input("image", tooltip="One image or a batch."),
                 schema.engine_input(),
                 io.Float.Input(
                     "minimum_confidence", default=0.5, min=0.0, max=1.0, step=0.05,
-                    tooltip="Lines that the reader is less sure of are left out.",
+                    tooltip="Lines read with less confidence are left out.",
                 ),
             ],
             outputs=[
-                io.String.Output("text", display_name="text", tooltip="The lines, an empty line between two pictures."),
+                io.String.Output("text", display_name="text", tooltip="The lines, an empty line between two images."),
                 io.String.Output(
                     "as_json", display_name="json",
-                    tooltip="A list for each picture: text, score and the four corners of every line.",
+                    tooltip="A list for each image: text, score and the four corners of every line.",
                 ),
-                io.Image.Output("boxes", display_name="image", tooltip="The pictures, the lines outlined and numbered."),
-                io.Mask.Output("box_mask", display_name="mask", tooltip="White where a line stands."),
+                io.Image.Output("boxes", display_name="image", tooltip="The images, the lines outlined and numbered."),
+                io.Mask.Output("box_mask", display_name="mask", tooltip="White inside the lines."),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -148,22 +148,22 @@ class TADiSRCompareText(Node):
             node_id="TADiSRCompareText",
             display_name="Compare Text (OCR-A)",
             category=schema.TEXT,
-            description="Reads the lines of the picture before, and the same places in the picture after, and scores how alike "
+            description="Reads the lines of the image before, and the same places in the image after, and scores how alike "
             "they are: OCR-A, the paper's measure.",
             **schema.search_aliases("ocr accuracy", "ocr-a", "text score", "text diff"),
             inputs=[
                 io.Image.Input("before", tooltip="The reference; of the same shape as after, of any size."),
-                io.Image.Input("after", tooltip="As many pictures as before."),
+                io.Image.Input("after", tooltip="As many images as before."),
                 schema.engine_input(),
                 io.Float.Input(
                     "minimum_confidence", default=0.8, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="Lines of the picture before that the reader is less sure of do not count.",
+                    tooltip="Lines of the image before that are read with less confidence do not count.",
                 ),
             ],
             outputs=[
                 io.Float.Output("ocr_a", display_name="OCR-A", tooltip="0: no text is left, 1: all of it. 1 without text."),
                 io.String.Output("report", display_name="report", tooltip="Every line before and after, with its ratio."),
-                io.Image.Output("marked", display_name="image", tooltip="The picture after; changed lines in red."),
+                io.Image.Output("marked", display_name="image", tooltip="The image after; changed lines in red."),
                 io.Mask.Output("changed", display_name="mask", tooltip="White where a line has changed."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -172,13 +172,13 @@ class TADiSRCompareText(Node):
     @classmethod
     def execute(cls, before: Tensor, after: Tensor, engine: str, minimum_confidence: float = 0.8) -> io.NodeOutput:
         if len(before) != len(after):
-            raise ImageError(f"There are {len(before)} pictures before and {len(after)} after: give as many.")
+            raise ImageError(f"There are {len(before)} images before and {len(after)} after: give as many.")
         reader = ocr.open_reader(engine, folders.ocr_models(engine))
         pictures, masks, scores, report = [], [], [], []
         move = Progress(cls.hidden.unique_id)
         firsts, seconds = (tensors.from_comfy(image)[:, :3].cpu().split(1) for image in (before, after))
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
-            check_aspect(first, second, "picture before", "picture after")
+            check_aspect(first, second, "image before", "image after")
             size = (second.shape[2], second.shape[3])
             first = first if first.shape == second.shape else resize(first, size)
             pairs = ocr.compare_text(first, second, reader, minimum=minimum_confidence)

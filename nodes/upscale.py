@@ -1,4 +1,4 @@
-"""Upscaling in one node, and how a large picture is cut into tiles."""
+"""Upscaling in one node, and how a large image is cut into tiles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TADiSRUpscale(Node):
                 "text upscale", "super resolution", "sharpen text", "restore text", essentials="Image Tools"
             ),
             inputs=[
-                io.Image.Input("image", tooltip="One picture or a batch, any size, with or without alpha."),
+                io.Image.Input("image", tooltip="One image or a batch, any size, with or without alpha."),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model."),
                 io.Float.Input(
                     "scale", default=4.0, min=1.0, max=4.0, step=0.25,
@@ -53,7 +53,7 @@ class TADiSRUpscale(Node):
                 schema.guide_input(),
                 io.Float.Input(
                     "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="How much of the input stays as it was, only enlarged, where the mask finds no text.",
+                    tooltip="Blend toward the plainly resized input outside the text, 0 to 1.",
                 ),
                 schema.detail_input(),
                 schema.text_guard_input(),
@@ -61,8 +61,8 @@ class TADiSRUpscale(Node):
                 schema.target_size_input(),
             ],
             outputs=[
-                io.Image.Output("upscaled", display_name="image", tooltip="The upscaled pictures, in order."),
-                io.Mask.Output("text_mask", display_name="mask", tooltip="How surely each pixel is text, 0 to 1."),
+                io.Image.Output("upscaled", display_name="image", tooltip="The upscaled images, in order."),
+                io.Mask.Output("text_mask", display_name="mask", tooltip="Text probability per pixel, 0 to 1."),
                 schema.certainty_output(),
             ],
             hidden=[io.Hidden.unique_id],
@@ -123,7 +123,7 @@ class TADiSRTiling(Node):
             node_id="TADiSRTiling",
             display_name="TADiSR Tiling",
             category=schema.CATEGORY,
-            description="How Upscale with TADiSR cuts a large picture into tiles, with a preview over the picture.",
+            description="How Upscale with TADiSR cuts a large image into tiles, with a preview over the image.",
             **schema.search_aliases("tiles", "tiled upscale"),
             inputs=[
                 schema.tile_input(),
@@ -131,13 +131,13 @@ class TADiSRTiling(Node):
                 schema.fold_away(schema.tile_batch_input("batch")),
                 io.Combo.Input(
                     "blend", options=list(BLENDS), default="cosine",
-                    tooltip="How one tile hands over to the next across their overlap; none: at a hard line.",
+                    tooltip="How tiles are blended across their overlap; none: a hard seam.",
                 ),
                 io.Boolean.Input(
                     "text_aware", default=True,
-                    tooltip="Lay the seams where there is least text: a first look at the whole picture, made small, finds it.",
+                    tooltip="Place the seams where there is least text, found by a first pass over the downscaled image.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="The preview is drawn over this picture, before upscaling."),
+                io.Image.Input("image", optional=True, tooltip="The preview is drawn over this image, before upscaling."),
                 schema.Model.Input(
                     "model", optional=True, tooltip="For a preview of text-aware seams: the model that finds the text."
                 ),
@@ -145,7 +145,7 @@ class TADiSRTiling(Node):
             outputs=[
                 schema.Tiles.Output("tiling", display_name="tiling", tooltip="Goes into Upscale with TADiSR."),
                 io.Image.Output(
-                    "preview", display_name="preview", tooltip="The tiles outlined, where they are joined in red."
+                    "preview", display_name="preview", tooltip="The outlined tiles, seams in red."
                 ),
             ],
             hidden=[io.Hidden.unique_id],

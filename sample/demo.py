@@ -1,4 +1,4 @@
-"""The main job, once: a shipped picture through a real ComfyUI with the shipped workflow and weights.
+"""The main job, once: a shipped image through a real ComfyUI with the shipped workflow and weights.
 
     python sample/demo.py OUT        # `make demo` does all set-up first
 

@@ -1,8 +1,8 @@
-"""Draws the sample picture of the demo: a shop front with large and small, Latin and Chinese, level and upright text.
+"""Draws the sample image of the demo: a shop front with large and small, Latin and Chinese, level and upright text.
 
     python sample/make_sample.py [HR.png]        # needs the extra train, and fonts-noto-cjk, fonts-liberation
 
-Writes sample/sample.png (320 x 240), and where a name is given the 1280 x 960 picture it was made from.
+Writes sample/sample.png (320 x 240), and where a name is given the 1280 x 960 image it was made from.
 """
 
 from __future__ import annotations

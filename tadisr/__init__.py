@@ -1,4 +1,4 @@
-"""TADiSR: text-aware real-world image super-resolution (Hu et al.). One picture in, one 4x picture and text mask out.
+"""TADiSR: text-aware real-world image super-resolution (Hu et al.). One image in, one 4x image and text mask out.
 
 import tadisr
 model = tadisr.load()                       # the compact model that ships with the pack

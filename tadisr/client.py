@@ -31,7 +31,7 @@ async def run_workflow(server: str, picture: Path, out: Path, **settings: Any) -
         form = aiohttp.FormData()
         form.add_field("image", picture.read_bytes(), filename=picture.name)
         async with http.post("/upload/image", data=form) as answer:
-            name = (await answer.json())["name"]  # ComfyUI numbers a second picture of one name
+            name = (await answer.json())["name"]  # ComfyUI numbers a second image of one name
 
         prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
         for node in prompt.values():

@@ -1,4 +1,4 @@
-"""The text from one picture, the rest from another."""
+"""The text from one image, the rest from another."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def composite_images(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
     """
     counts = {len(text), len(rest), len(mask)} - {1}
     if len(counts) > 1:
-        raise ImageError(f"{len(text)} pictures of text, {len(rest)} others and {len(mask)} masks do not go together.")
-    for name, other in (("other picture", rest), ("mask", mask)):
-        check_aspect(text, other, "picture of the text", name)
+        raise ImageError(f"{len(text)} images of text, {len(rest)} others and {len(mask)} masks do not go together.")
+    for name, other in (("other image", rest), ("mask", mask)):
+        check_aspect(text, other, "image of the text", name)
     size = max((picture.shape[2], picture.shape[3]) for picture in (text, rest))
     sized = [x if (x.shape[2], x.shape[3]) == size else resize(x, size) for x in (text, rest, mask)]
     text, rest, mask = (x.expand(max(counts, default=1), -1, -1, -1) for x in sized)

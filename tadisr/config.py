@@ -44,7 +44,7 @@ class PromptConfig:
     width: Annotated[int, Range(1, 16_384)] = 4096
     pooled: Annotated[int, Range(0, 16_384)] = 4096  # width of the pooled embedding, 0: the base takes none
     # SDXL's (original size, crop, target size) micro-conditioning; empty: the base takes none; None: the size of the
-    # picture at hand, uncropped. The paper does not publish its values: the training tile's size, crop (0, 0).
+    # image at hand, uncropped. The paper does not publish its values: the training tile's size, crop (0, 0).
     time_ids: Annotated[tuple[int, ...] | None, Range(0, 65_536), Length(0, 64)] = (768, 768, 0, 0, 768, 768)
     learned: bool = False  # the rows are parameters of the model (compact), not an encoder's output
 
@@ -127,9 +127,9 @@ class ModelConfig:
     unet: dict[str, Any] = field(default_factory=dict)
     transformer: dict[str, Any] = field(default_factory=dict)
     vae: dict[str, Any]
-    # The VAE sees pixel_unshuffle(picture, patch): compact puts its work at LR resolution this way.
+    # The VAE sees pixel_unshuffle(image, patch): compact puts its work at LR resolution this way.
     patch: Annotated[int, Range(1, 64)] = 1
-    residual: bool = False  # the decoders' picture is added to the upscaled input
+    residual: bool = False  # the decoders' image is added to the upscaled input
     latent: Literal["mode", "sample"] = "mode"  # of the encoder's posterior; a sample's noise is always the same
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -176,7 +176,7 @@ class ModelConfig:
 
     @property
     def latent_factor(self) -> int:
-        """Pixels of the picture to one of the latent, along a side (8 for all presets)."""
+        """Pixels of the image to one of the latent, along a side (8 for all presets)."""
         return self.patch * 2 ** (len(self.vae["block_out_channels"]) - 1)
 
     @property

@@ -24,4 +24,4 @@ class OutOfMemoryError(TADiSRError):
 
 
 class ImageError(TADiSRError):
-    """A picture cannot be read, or has a shape or values the model cannot take."""
+    """An image cannot be read, or has a shape or values the model cannot take."""

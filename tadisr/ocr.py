@@ -1,4 +1,4 @@
-"""Reading a picture's text with PP-OCR, by whichever of its two engines is installed, and comparing what is read.
+"""Reading an image's text with PP-OCR, by whichever of its two engines is installed, and comparing what is read.
 
 rapidocr carries its models in its wheel; paddleocr, the paper's engine, takes them from a folder. Nothing is downloaded.
 """
@@ -150,7 +150,7 @@ def find_onnx(folder: Path, stage: str) -> Path:
     return found[0]
 
 
-# As PaddleOCR's own pipeline has it; the bare model would shrink a picture to 960 pixels and lose its small print.
+# As PaddleOCR's own pipeline has it; the bare model would shrink an image to 960 pixels and lose its small print.
 DETECTION = {"limit_side_len": 64, "limit_type": "min", "thresh": 0.3, "box_thresh": 0.6, "unclip_ratio": 1.5}
 
 
@@ -261,7 +261,7 @@ def text_ratio(first: str, second: str, *, substitution: int = 2) -> float:
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of the reference, and what stands in its box in the other picture."""
+    """One line of the reference, and what stands in its box in the other image."""
 
     before: Line
     after: Line
@@ -302,7 +302,7 @@ def compare_text(before: Tensor, after: Tensor, engine: Reader, *, minimum: floa
 
 @dataclass(frozen=True)
 class Score:
-    """OCR-A of pictures. The node and train.evaluate both count by this class."""
+    """OCR-A of images. The node and train.evaluate both count by this class."""
 
     ocr_a: float  # the paper's: plain Levenshtein distance
     strict: float  # a substitution counting 2

@@ -218,7 +218,7 @@ def _foreign(head: bytes) -> str | None:
     if head.startswith(b"PK\x03\x04") or pickled:
         return "a pickle (.bin, .ckpt, .pt): TADiSR reads safetensors only, take the .safetensors of the same model."
     if head.startswith(b"GGUF"):
-        return "a GGUF file: TADiSR reads safetensors; for little memory choose fp8 as its number type."
+        return "a GGUF file: TADiSR reads safetensors; for little memory choose fp8 as its dtype."
     return None
 
 

@@ -33,7 +33,7 @@ def compact() -> TADiSR:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures of the small FTSR."""
+    """The images of the small FTSR."""
     from small_ftsr import write_pictures
 
     return write_pictures(tmp_path_factory.mktemp("pictures"))

@@ -52,7 +52,7 @@ class DataConfig:
     backgrounds: tuple[str, ...] = ()  # rendered: folders of photographs; empty: procedural ones
     fonts: tuple[str, ...] = ("/usr/share/fonts",)  # rendered
     degradation: dict[str, float] = field(default_factory=dict)  # preset -> weight; rendered: none is ftsr's
-    camera: float = 0.0  # rendered: share of HR pictures that look photographed, see RenderedText
+    camera: float = 0.0  # rendered: share of HR images that look photographed, see RenderedText
     text_scale: float = 1.0  # rendered: how much larger the text is; at 1 less than half of it can be read in LR
     walls: float = 0.1  # rendered: share of the grounds that are masonry
     words: tuple[str, ...] = ()  # rendered: text files that words are taken from; empty: a built-in list
@@ -71,7 +71,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig:
-    """Scores on held-out pictures while the run goes on; the best by each is kept."""
+    """Scores on held-out images while the run goes on; the best by each is kept."""
 
     every: int = 0  # steps; 0: never
     pictures: int = 32  # the middle crop of each
@@ -109,7 +109,7 @@ class LossConfig:
     ocr: float = 0.0  # of what PP-OCR's recogniser sees, see losses/ocr.py; not in the paper
     ocr_kind: Literal["features", "reading", "hellinger"] = "features"
     ocr_model: str | tuple[str, ...] | None = None  # an ONNX file, or several that take turns; None: rapidocr's own
-    ocr_lines: int = 4  # of each picture
+    ocr_lines: int = 4  # of each image
 
     @property
     def ocr_models(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ class FitConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     steps: int = 200_000
-    batch: int = 1  # pictures a process and pass
+    batch: int = 1  # images a process and pass
     accumulate: int = 1  # passes to one step
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     lr: float = 5e-5
@@ -151,7 +151,7 @@ class FitConfig:
     checkpoint_every: int = 1000
     keep: int = 3  # checkpoints that are kept to resume from
     panel_every: int = 1000
-    panel: int = 8  # pictures of it, held out
+    panel: int = 8  # images of it, held out
 
 
 class Loader(yaml.SafeLoader):

@@ -2,7 +2,7 @@
 
     python -m train.evaluate --data FTSR --model full=runs/full/model.safetensors --base Kolors --baseline bicubic -o report
 
-writes report.json, report.md, report.tex, report.html, pictures.csv, lines.csv and the pictures made.
+writes report.json, report.md, report.tex, report.html, pictures.csv, lines.csv and the images made.
 docs/training/evaluation.md says what every figure is. What is done is kept: the same command again computes only what is new.
 """
 
@@ -43,30 +43,30 @@ log = logging.getLogger("train.evaluate")
 
 FORMAT = "1"
 SAYS = {
-    "psnr": "RGB in 8 bits, all channels in one mean, peak 255, nothing cropped, 100 dB at most; mean over pictures",
-    "ssim": "RGB, 11x11 Gaussian of sigma 1.5 where it fits wholly, K1 0.01, K2 0.03; mean over channels, then pictures",
+    "psnr": "RGB in 8 bits, all channels in one mean, peak 255, nothing cropped, 100 dB at most; mean over images",
+    "ssim": "RGB, 11x11 Gaussian of sigma 1.5 where it fits wholly, K1 0.01, K2 0.03; mean over channels, then images",
     "psnr_y, ssim_y": "the same of BT.601 luma in video range (16 to 235)",
-    "lpips": "version 0.1 on whole pictures, mean over pictures",
-    "fid": "of whole pictures by the TTUR Inception's 2048 pooled features; no mean over pictures, so without interval",
-    "ocr_a": "the paper's: lines the reader finds in the HR picture with enough confidence, the same boxes read in the "
-    "result one at a time, (len1 + len2 - dist) / (len1 + len2) with plain Levenshtein distance; mean over a picture's "
-    "lines, then over pictures with text",
+    "lpips": "version 0.1 on whole images, mean over images",
+    "fid": "of whole images by the TTUR Inception's 2048 pooled features; no mean over images, so without interval",
+    "ocr_a": "the paper's: lines the reader finds in the HR image with enough confidence, the same boxes read in the "
+    "result one at a time, (len1 + len2 - dist) / (len1 + len2) with plain Levenshtein distance; mean over an image's "
+    "lines, then over images with text",
     "ocr_a_strict": "the same with a substitution counting 2, as the ratio of common libraries has it",
     "line_match": "the share of those lines that read letter for letter the same",
     "det_*, spot_*": "precision, recall and F1 of lines read in the result with confidence 0.5 and more, against labels with "
-    "boxes: overlap of one half or more; spotted also reads the same, letter case and spaces aside; all pictures in one sum",
+    "boxes: overlap of one half or more; spotted also reads the same, letter case and spaces aside; all images in one sum",
     "*_label": "the same three against what humans read, in their boxes",
-    "mask_iou, mask_f1": "of the text mask at one half, all pictures' pixels in one sum",
+    "mask_iou, mask_f1": "of the text mask at one half, all images' pixels in one sum",
     "mask_on_lines": "share of the text mask's pixels, at one half, in the boxes of lines the reader finds in the HR "
-    "picture at any confidence; all pictures in one sum",
-    "lines_masked": "share of those lines with a twentieth of their box or more in the mask; all pictures in one sum",
-    "seconds": "median a picture, as measured when it was made",
+    "image at any confidence; all images in one sum",
+    "lines_masked": "share of those lines with a twentieth of their box or more in the mask; all images in one sum",
+    "seconds": "median an image, as measured when it was made",
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a report is made with, beside the pictures and the methods."""
+    """What a report is made with, beside the images and the methods."""
 
     out: Path
     data_name: str | None = None
@@ -82,7 +82,7 @@ def evaluate_methods(pairs: Pairs, judged_by: Judge, chosen: Sequence[Method], s
     check_names(chosen)
     everything: dict[str, list[Judged]] = {}
     for method in chosen:
-        bar = tqdm(pairs, desc=method.name, unit="picture", disable=None)
+        bar = tqdm(pairs, desc=method.name, unit="image", disable=None)
         everything[method.name] = [judged_by.judge(pair, method) for pair in bar]
     lpips, inception = (
         metric if isinstance(metric, Missing) else None for metric in (judged_by.lpips, judged_by.inception)
@@ -143,7 +143,7 @@ def group_degradations(pairs: Pairs, judge: Judge) -> tuple[tuple[str, ...], str
         return tuple(words[pair.key] for pair in pairs), "As degradation.json says."
     values = np.array([judge.input_psnr(pair) for pair in pairs])
     if len(values) < 3:
-        return ("all",) * len(values), "Too few pictures to tell them apart."
+        return ("all",) * len(values), "Too few images to tell them apart."
     low, high = np.percentile(values, [100 / 3, 200 / 3])
     words = (f"1 hardest third, under {low:.1f} dB", "2 middle third", f"3 easiest third, from {high:.1f} dB")
     explained = "Thirds by the PSNR of what the network is fed, the plain bicubic enlargement, against HR."
@@ -161,9 +161,7 @@ def collect_notes(pairs: Pairs, judge: Judge) -> list[str]:
         else:
             found.append(f"{name}: {metric.key}.")
     if not isinstance(judge.inception, Missing) and len(pairs) < 2048:
-        found.append(
-            f"A FID of {len(pairs)} pictures is far above that of many: compare only FIDs of the same pictures."
-        )
+        found.append(f"A FID of {len(pairs)} images is far above that of many: compare only FIDs of the same images.")
     return found
 
 
@@ -219,7 +217,7 @@ def _write(path: Path, text: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m train.evaluate", description="Judge models, baselines and results on pairs of pictures."
+        prog="python -m train.evaluate", description="Judge models, baselines and results on pairs of images."
     )
     top.add_argument("--data", required=True, type=Path, help="a folder of FTSR, Real-CE, or with hr/ and lr/")
     top.add_argument("-o", "--out", required=True, type=Path, metavar="REPORT", help="folder of the report")
@@ -229,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("auto", "all", "train", "test"),
         help="which part of the data (default: its test part where it has one, else all)",
     )
-    top.add_argument("--limit", type=int, help="only so many pictures, evenly spread")
+    top.add_argument("--limit", type=int, help="only so many images, evenly spread")
     top.add_argument(
         "--data-name", metavar="NAME", help="of the data in the tables: FTSR-TE and Real-CE-val are the paper's"
     )
@@ -254,7 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="a folder of finished pictures, named as the HR pictures; any number",
+        help="a folder of finished images, named as the HR images; any number",
     )
     top.add_argument("--first", metavar="NAME", help="the method others are compared with (default: the first)")
     top.add_argument(
@@ -270,11 +268,11 @@ def build_parser() -> argparse.ArgumentParser:
         default="paper",
         help="SSIM's border and LPIPS's range: paper (as this project reads it) or authors (as their code) (default paper)",
     )
-    top.add_argument("--min-confidence", type=float, default=0.8, help="of an HR picture's line to count (default 0.8)")
+    top.add_argument("--min-confidence", type=float, default=0.8, help="of an HR image's line to count (default 0.8)")
     top.add_argument("--lpips-net", choices=("alex", "vgg"), default="alex", help="LPIPS's backbone (default alex)")
     top.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     top.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="default: fp32 on a CPU, else fp16")
-    top.add_argument("--tile", type=int, default=768, help="tile side in pixels of the 4x picture (default 768)")
+    top.add_argument("--tile", type=int, default=768, help="tile side in pixels of the 4x image (default 768)")
     top.add_argument("--overlap", type=int, default=256, help="pixels two tiles share (default 256)")
     top.add_argument("--bootstrap", type=int, default=1000, metavar="DRAWS", help="for the intervals (default 1000)")
     top.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")

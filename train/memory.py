@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer states follow from the config. What the backward pass keeps is counted by going through
 one forward pass and its loss on tensors without memory (torch's meta device), every tensor that autograd saves once, in
-the number types that CUDA's autocast gives. The sum is an arithmetic of what must be there: the allocator's rounding, cuDNN's
+the dtypes that CUDA's autocast gives. The sum is an arithmetic of what must be there: the allocator's rounding, cuDNN's
 workspaces and the CUDA context (about 1 GiB together) come on top.
 """
 

@@ -3,7 +3,7 @@
     python -m train.ship runs/compact_mean/model.safetensors tadisr/weights/compact.safetensors --detail 0.5
 
 A model trained for the mean error draws uncertain strokes harder than a reader likes. What it mends at the scale of the
-LR picture, the mean of each patch, is certain and stays; the detail within a patch is what it guesses, and is scaled.
+LR image, the mean of each patch, is certain and stays; the detail within a patch is what it guesses, and is scaled.
 Runs from one start can be shipped as the mean of their weights, which is less any one run's chance.
 """
 

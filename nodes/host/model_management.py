@@ -87,7 +87,7 @@ def estimate_activations(network: TADiSR, stage: str, pixels: int, guided: bool)
     return int(width * pixels * (GUIDED if guided else MAPS[stage]) * (4 if full else 2))
 
 
-# ---- number types ---------------------------------------------------------------------------------------------------
+# ---- dtypes ---------------------------------------------------------------------------------------------------
 
 
 def number_types(name: str, *, wide: bool = False) -> tuple[torch.dtype, torch.dtype]:
@@ -109,7 +109,7 @@ def number_types(name: str, *, wide: bool = False) -> tuple[torch.dtype, torch.d
 
 
 def lend_classes(module: nn.Module, *, casting: bool) -> None:
-    """Give the module's layers the host's classes, in place. casting: their weights follow their input's number type."""
+    """Give the module's layers the host's classes, in place. casting: their weights follow their input's dtype."""
     ops = comfy.ops.manual_cast if casting else comfy.ops.disable_weight_init
     for layer in module.modules():
         name = KINDS.get(type(layer))

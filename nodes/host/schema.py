@@ -55,15 +55,15 @@ def overlap_input() -> io.Int.Input:
 def guide_input() -> io.Mask.Input:
     return io.Mask.Input(
         "mask", optional=True,
-        tooltip="A text mask that you have edited, of any size: white where text is to be, black where none is. The text "
-        "decoder is steered to it, and with it the picture.",
+        tooltip="A text mask that you have edited, of any size: white where text should be, black elsewhere. "
+        "Both decoders are steered toward it.",
     )  # fmt: skip
 
 
 def detail_input() -> io.Float.Input:
     return io.Float.Input(
         "detail", default=DETAIL, min=0.0, max=1.0, step=0.05, optional=True,
-        tooltip="How much is kept of what the model is not sure of: 1 all that it drew, 0 only where it is sure. Models "
+        tooltip="How much uncertain detail is kept: 1 all of it, 0 only what the model is certain of. Models "
         "without a certainty output keep all.",
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def detail_input() -> io.Float.Input:
 def text_guard_input() -> io.Combo.Input:
     return io.Combo.Input(
         "text_guard", options=["off", "auto", *ENGINES], default="off", optional=True,
-        tooltip="Blend lines back to the plain enlargement that an OCR engine reads differently after upscaling. auto: "
+        tooltip="Blend lines back to the plainly resized input if an OCR engine reads them differently after upscaling. auto: "
         "paddleocr where it is installed with models, else rapidocr.",
     )  # fmt: skip
 
@@ -101,7 +101,7 @@ def upscale_model_output() -> io.UpscaleModel.Output:
 def certainty_output() -> io.Mask.Output:
     return io.Mask.Output(
         "certainty", display_name="certainty",
-        tooltip="How sure the model is of what it drew at each pixel, 0 to 1; all 0 for a model without that output.",
+        tooltip="Certainty of each pixel, 0 to 1; all 0 for a model without that output.",
     )  # fmt: skip
 
 

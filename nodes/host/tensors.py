@@ -49,7 +49,7 @@ def guide_of(mask: Tensor | None, tell: Callable[[str], object]) -> Tensor | Non
     if mask is None:
         return None
     if mask.shape[-2:] == EMPTY and not mask.any():
-        tell("The mask is the empty one that Load Image gives for a picture without transparency: it is no edit.")
+        tell("The mask is the empty one that Load Image gives for an image without transparency: it is no edit.")
         return None
     return from_mask(mask)
 

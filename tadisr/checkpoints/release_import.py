@@ -49,7 +49,7 @@ PUBLISHED = {
         unknown={
             "channel_mapping": "the layer (550 to 512 channels) through which the attention entered the text decoder is "
             "not in the file; here the decoder starts from the image stream after its mid block, as in the CogView4 "
-            "release. This is a guess: the mask may be wrong. The picture does not depend on it.",
+            "release. This is a guess: the mask may be wrong. The image does not depend on it.",
             "prompt": PROMPT,
             "time_ids": "their values were not published; here (768, 768, 0, 0, 768, 768), the training tile uncropped.",
         },

@@ -21,7 +21,7 @@ from ..model.release_blocks import BLOCKS
 from ..model.vae import build_vae
 
 Shape = tuple[int, ...]
-SIDES = ("l", "r")  # of the picture's stream and of the text's
+SIDES = ("l", "r")  # of the image's stream and of the text's
 DENOISER, VAE = "default", "vae_skip"  # what the authors call the LoRA on either
 
 

@@ -28,9 +28,7 @@ log = logging.getLogger("tadisr")
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m tadisr", description="Upscale pictures 4x and keep their text legible."
-    )
+    top = argparse.ArgumentParser(prog="python -m tadisr", description="Upscale images 4x and keep their text legible.")
     commands = top.add_subparsers(dest="command", required=True)
 
     up = upscale.add(commands)
@@ -40,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
 
     measure = commands.add_parser("bench", help="measure the stages and print JSON")
-    measure.add_argument("--size", type=int, default=512, help="side of the 4x picture (default 512)")
-    measure.add_argument("--batch", type=int, default=1, help="pictures at once (default 1)")
+    measure.add_argument("--size", type=int, default=512, help="side of the 4x image (default 512)")
+    measure.add_argument("--batch", type=int, default=1, help="images at once (default 1)")
     measure.add_argument("--runs", type=int, default=5, help="measured runs, the median counts (default 5)")
     measure.set_defaults(run=run_bench)
 
@@ -66,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 if a picture failed, 2 for wrong arguments, 130 when interrupted."""
+    """Exit code 0, 1 if an image failed, 2 for wrong arguments, 130 when interrupted."""
     escape_unknown_characters()
     arguments = parser().parse_args(argv)
     keep_buffers()

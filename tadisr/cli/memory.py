@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser("memory", help="count what a model needs of a card's memory, without weights or GPU")
     command.add_argument("--preset", choices=list(PRESETS), default="kolors", help="default kolors")
     command.add_argument("--dtype", choices=list(DTYPES), default="bf16", help="fp8 is computed in bf16 (default bf16)")
-    command.add_argument("--tile", type=int, default=768, help="side of a tile of the 4x picture (default 768)")
+    command.add_argument("--tile", type=int, default=768, help="side of a tile of the 4x image (default 768)")
     command.add_argument("--batch", type=int, default=1, help="tiles at once (default 1)")
     command.add_argument("--json", action="store_true", help="bytes, as JSON")
     command.set_defaults(run=run)

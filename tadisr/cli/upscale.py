@@ -26,16 +26,16 @@ from ..ocr import ENGINES, open_reader
 
 def add(commands: Any) -> argparse.ArgumentParser:
     up = commands.add_parser("upscale", help="upscale files, folders or globs")
-    up.add_argument("inputs", nargs="+", metavar="IN", help="a picture, a folder (searched deeply) or a glob")
+    up.add_argument("inputs", nargs="+", metavar="IN", help="an image, a folder (searched deeply) or a glob")
     up.add_argument(
-        "-o", "--out", required=True, type=output_path, help="a folder; for one picture also NAME.png, .jpg ..."
+        "-o", "--out", required=True, type=output_path, help="a folder; for one image also NAME.png, .jpg ..."
     )
     up.add_argument("--format", choices=list(FORMATS), help="of the results (default: by the ending of -o, else png)")
     up.add_argument("--quality", type=int, help=f"of JPEG, WebP, AVIF: 1 to 100 (default {QUALITY}; WebP: lossless)")
     up.add_argument("--overwrite", action="store_true", help="results may replace the inputs themselves")
     up.add_argument("--skip-existing", action="store_true", help="leave out what has a result already")
     up.add_argument("--scale", type=float, default=SCALE, help="magnification, 1 to 4 (default 4)")
-    up.add_argument("--tile", type=int, default=Tiling.tile, help="tile side in pixels of the 4x picture (default 768)")
+    up.add_argument("--tile", type=int, default=Tiling.tile, help="tile side in pixels of the 4x image (default 768)")
     up.add_argument(
         "--overlap", type=int, help=f"pixels two tiles share (default {Tiling.overlap}, at most half a tile)"
     )
@@ -55,7 +55,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     up.add_argument("--blend", choices=list(BLENDS), default="cosine", help="across the overlap (default cosine)")
     up.add_argument("--text-aware", action="store_true", help="lay the seams between tiles where there is least text")
     up.add_argument("--prompt", type=Path, help="a prompt file instead of the prompt that the adapter carries")
-    up.add_argument("--mask", action="store_true", help="write the text mask beside each picture, NAME_mask.png")
+    up.add_argument("--mask", action="store_true", help="write the text mask beside each image, NAME_mask.png")
     up.add_argument(
         "--certainty", action="store_true",
         help="write how sure the network is of each pixel, NAME_certainty.png, white where it is sure",
@@ -121,7 +121,7 @@ class Bar(Watcher):
     """A bar of images with the tiles of the current one, and on stderr what is said of them."""
 
     def __init__(self, total: int, hidden: bool | None) -> None:
-        self.bar = tqdm(total=total, unit="picture", disable=hidden)
+        self.bar = tqdm(total=total, unit="image", disable=hidden)
 
     def __enter__(self) -> Bar:
         return self

@@ -94,11 +94,11 @@ def make_plan(
     sources = find_images(inputs, out, plan)
     if not sources:
         known = ", ".join(sorted(readable_suffixes()))
-        raise TADiSRError(f"No pictures in {' '.join(inputs)}; known are {known}.{summarize_left_out(plan.left_out)}")
+        raise TADiSRError(f"No images in {' '.join(inputs)}; known are {known}.{summarize_left_out(plan.left_out)}")
     single = names_file(out)
     check_place(out.parent if single else out)
     if single and len(sources) > 1:
-        raise ArgumentsError(f"{out} is one file, but there are {len(sources)} pictures: give a folder.")
+        raise ArgumentsError(f"{out} is one file, but there are {len(sources)} images: give a folder.")
     if single:
         kind = check_file(out, kind)
         plan.jobs = [Job(sources[0][0], out)]
@@ -145,7 +145,7 @@ def assign(sources: list[tuple[Path, Path]], out: Path, suffix: str) -> Iterator
         if target in taken:
             target = name_beside(out / relative.with_name(f"{relative.name}.x"), "", suffix)
         if target in taken:
-            raise TADiSRError(f"Two pictures would become {target}: give them to two calls with two folders.")
+            raise TADiSRError(f"Two images would become {target}: give them to two calls with two folders.")
         taken.add(target)
         yield Job(path, target)
 
@@ -158,7 +158,7 @@ def check_targets(jobs: list[Job], *, mask: bool, certainty: bool, sheet: bool, 
     beside += [sheet_of(target) for target in targets] if sheet else []
     clash = set(beside) & set(targets)
     if clash:
-        raise TADiSRError(f"{min(clash)} would be both a picture and a map of one: give the two to calls of their own.")
+        raise TADiSRError(f"{min(clash)} would be both an image and a map of one: give the two to calls of their own.")
     if overwrite:
         return
     sources = {identity(job.source) for job in jobs}

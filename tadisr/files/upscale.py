@@ -112,7 +112,7 @@ def summarize(summary: Summary, plan: Plan, out: Path) -> str:
     """One sentence of how many images were upscaled, skipped and left out; a line for each that failed."""
     skipped = f", {len(plan.skipped)} skipped, which exist" if plan.skipped else ""
     lines = [
-        f"{len(summary.written)} of {len(plan.jobs)} pictures upscaled into {out}{skipped}."
+        f"{len(summary.written)} of {len(plan.jobs)} images upscaled into {out}{skipped}."
         f"{summarize_left_out(plan.left_out)}"
     ]
     return "\n".join(lines + [f"failed: {one['input']}: {one['error']}" for one in summary.failed])

@@ -94,13 +94,13 @@ def named_errors(path: str | Path) -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large to be a picture ({error}).") from error
+        raise ImageError(f"{path} is too large to be an image ({error}).") from error
     except UnidentifiedImageError as error:
         if (Path(path).read_bytes()[:4] if Path(path).is_file() else b"")[:2] in (b"II", b"MM"):
             raise ImageError(
                 f"{path} is a TIFF of a kind that Pillow cannot read: save it with 8 or 16 bits for each of 1, 3 or 4 channels."
             ) from error
-        raise ImageError(f"{path} is no picture this program can read.") from error
+        raise ImageError(f"{path} is no image this program can read.") from error
     except FileNotFoundError as error:
         raise ImageError(f"{path} is missing.") from error
     except (OSError, SyntaxError, ValueError) as error:

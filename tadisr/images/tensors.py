@@ -44,7 +44,7 @@ def to_pixels(image: Tensor) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(levels.to("cpu", torch.uint8).permute(1, 2, 0).numpy())
 
 
-def from_pil(image: Image.Image, name: str = "The picture") -> Tensor:
+def from_pil(image: Image.Image, name: str = "The image") -> Tensor:
     """Convert an image of any mode to (1, 3, h, w), or (1, 4, h, w) where it has transparency; its profile is ignored.
 
     Raises ImageError for float pixels outside 0 to 1.

@@ -1,4 +1,4 @@
-"""Which pictures a latent still holds after other nodes have had it: picked, repeated, resized, sampled anew, turned."""
+"""Which images a latent still holds after other nodes have had it: picked, repeated, resized, sampled anew, turned."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from ..errors import ImageError
 
 COARSE = 16  # rows and columns at which two latents are compared
-SAME = 0.3  # correlation from which on a latent still shows its picture
-SURE = 0.1  # by how much another picture, or a turned one, has to be more alike than the one expected
+SAME = 0.3  # correlation from which on a latent still shows its image
+SURE = 0.1  # by how much another image, or a turned one, has to be more alike than the one expected
 
 
 def match(made: Tensor, latent: Tensor) -> list[int] | None:
-    """For each picture of `latent` (n, c, h', w') the one of `made` (m, c, h, w) that it shows; None if any shows none.
+    """For each image of `latent` (n, c, h', w') the one of `made` (m, c, h, w) that it shows; None if any shows none.
 
     Expected is the order they were made in, over and over. Raises ImageError when one was flipped or turned.
     """
@@ -29,7 +29,7 @@ def match(made: Tensor, latent: Tensor) -> list[int] | None:
     turned = torch.stack([correlate(here, turn).amax(1) for turn in turns]).amax(0)
     if (turned > torch.maximum(best, torch.tensor(SAME)) + SURE).any():
         raise ImageError(
-            "The latent was flipped or turned on its way, the picture it was made from was not: flip or turn the picture "
+            "The latent was flipped or turned on its way, the image it was made from was not: flip or turn the image "
             "before TADiSR Encode instead."
         )
     return rows.tolist() if bool((best > SAME).all()) else None

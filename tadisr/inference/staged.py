@@ -1,4 +1,4 @@
-"""The way of the data one stage at a time, for whole pictures: encode, denoise, decode. What the staged nodes chain.
+"""The way of the data one stage at a time, for whole images: encode, denoise, decode. What the staged nodes chain.
 
 Latents are held as ComfyUI holds them: `samples` (B, c, h, w), not scaled, on the CPU. What else a stage knows rides
 along in `Source` and `Attention`, so that a latent may be changed on its way, or come from elsewhere altogether.
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """What a latent keeps of the picture it was made from. float32 on the CPU, pictures in [0, 1]."""
+    """What a latent keeps of the image it was made from. float32 on the CPU, images in [0, 1]."""
 
     latent: Tensor  # (B, c, h', w'): as it left the encoder
     upscaled: Tensor  # (B, 3, H, W): the upscaled input, padded to the model's multiple
     skips: list[Tensor]  # of the encoder, finest first; empty once the latent has changed its size
-    alpha: Tensor | None  # (B, 1, h, w) of the LR picture
-    channels: int  # of the LR picture
+    alpha: Tensor | None  # (B, 1, h, w) of the LR image
+    channels: int  # of the LR image
     size: tuple[int, int]  # of the upscaled input without its padding
     target: tuple[int, int]  # of the result
 
@@ -48,7 +48,7 @@ class Attention:
     source: Source | None  # of the latent it was made from; None for one from elsewhere
     responses: list[Tensor]
     layers: list[str]  # their names in the U-Net, such as down_blocks.1.attentions.0.transformer_blocks.0.attn2
-    padded: tuple[int, int]  # pixels of the picture that they were heard on, its padding included
+    padded: tuple[int, int]  # pixels of the image that they were heard on, its padding included
     size: tuple[int, int]  # of it without
 
 
@@ -56,7 +56,7 @@ class Attention:
 def encode(
     model: TADiSR, image: Tensor, *, scale: float = SCALE, progress: Progress | None = None
 ) -> tuple[Tensor, Source]:
-    """image (B, C, h, w) in [0, 1] -> samples, and what `decode` needs of the picture. Raises as `upscale` does."""
+    """image (B, C, h, w) in [0, 1] -> samples, and what `decode` needs of the image. Raises as `upscale` does."""
     check(image, scale)
     height, width = image.shape[-2:]
     colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
@@ -88,7 +88,7 @@ def denoise(
     """Eq. 1 on any latent of the model's VAE -> samples of the same shape, and what the layers heard.
 
     source: what `encode` gave; the latent may since have been changed by others. prompt: another one for this time.
-    Raises ImageError for a latent of another VAE, and for one whose picture cannot be told any more; CheckpointError
+    Raises ImageError for a latent of another VAE, and for one whose image cannot be told any more; CheckpointError
     for a prompt of another base.
     """
     check_latent(model, samples)
@@ -122,13 +122,13 @@ def decode(
     detail: float | None = None,
     progress: Progress | None = None,
 ) -> Upscaled:
-    """Decode to the picture, its text mask and certainty (Eq. 5-6), without skips for a latent made or sampled elsewhere.
+    """Decode to the image, its text mask and certainty (Eq. 5-6), without skips for a latent made or sampled elsewhere.
 
     attention: from the `denoise` that gave the samples; they may since have been changed by others. guide (B or 1, 1,
     H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards, by strength 0 to 1,
     where it differs from the model's own by more than resizing does.
     detail: as `upscale` takes it. Raises ConfigError for a detail outside 0 to 1, ImageError for a latent of another VAE
-    and for one that a residual model has no picture for.
+    and for one that a residual model has no image for.
     """
     check_latent(model, samples)
     check_share("detail", detail)
@@ -138,7 +138,7 @@ def decode(
     if source is None and model.config.residual:
         raise ImageError(
             f"The {model.config.name} model adds to its own upscaled input, which this latent does not bring: it was made "
-            "elsewhere, or cut, joined or sampled anew on its way. Do that to the picture before TADiSR Encode, or use a "
+            "elsewhere, or cut, joined or sampled anew on its way. Do that to the image before TADiSR Encode, or use a "
             "model on a base such as Kolors."
         )
     size, target = (padded, padded) if source is None else (source.size, source.target)
@@ -185,7 +185,7 @@ def decode(
 
 
 def one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -> list[T]:
-    """Each picture of a batch on its own, so that memory does not grow with the batch."""
+    """Each image of a batch on its own, so that memory does not grow with the batch."""
     done = []
     for i in range(count):
         done.append(run(i))
@@ -200,19 +200,19 @@ def check_latent(model: TADiSR, samples: Tensor) -> None:
     if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
         raise ImageError(
             f"A latent of shape {tuple(samples.shape)} does not fit the {model.config.name} model: expected "
-            f"(B, {channels}, h, w). Encode the picture with the same model."
+            f"(B, {channels}, h, w). Encode the image with the same model."
         )
     if not torch.isfinite(samples).all():
         raise ImageError("The latent has NaN or infinite values: the node before this one went wrong.")
 
 
 def pixels(model: TADiSR, samples: Tensor) -> tuple[int, int]:
-    """Height and width of the picture that a latent stands for."""
+    """Height and width of the image that a latent stands for."""
     return samples.shape[2] * model.config.latent_factor, samples.shape[3] * model.config.latent_factor
 
 
 def follow(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
-    """The attention and the source for a latent as others left it. Raises ImageError when it is of other pictures."""
+    """The attention and the source for a latent as others left it. Raises ImageError when it is of other images."""
     rows = match(attention.latent, samples)
     source = attention.source
     if rows is not None:
@@ -221,14 +221,14 @@ def follow(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
         count, heard = len(samples), len(attention.latent)
         if count % heard:
             raise ImageError(
-                f"The text attention is of {heard} pictures, the latent of {count} others: chain them from one Denoise."
+                f"The text attention is of {heard} images, the latent of {count} others: chain them from one Denoise."
             )
         rows, source = list(range(heard)) * (count // heard), None
     return replace(attention, source=source, responses=[maps[rows] for maps in attention.responses])
 
 
 def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Source:
-    """The source of chosen pictures, resized as their latent is and then without skips.
+    """The source of chosen images, resized as their latent is and then without skips.
 
     Raises ImageError when the latent was stretched.
     """
@@ -246,8 +246,8 @@ def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Sou
     one = model.config.latent_factor
     if abs(new[0] - old[0] * horizontal) > one and abs(new[1] - old[1] * vertical) > one:
         raise ImageError(
-            f"The latent is {new[1]}x{new[0]} pixels, its picture {old[1]}x{old[0]}: it was stretched on its way. "
-            "Stretch the picture before TADiSR Encode instead."
+            f"The latent is {new[1]}x{new[0]} pixels, its image {old[1]}x{old[0]}: it was stretched on its way. "
+            "Stretch the image before TADiSR Encode instead."
         )
 
     def scaled(size: tuple[int, int]) -> tuple[int, int]:

@@ -323,7 +323,7 @@ def run_tiled(
 ) -> tuple[Tensor, Tensor]:
     """Run any network over a batch of LR images (B, 3, h, w) in [0, 1], tile by tile.
 
-    run: enlarged tiles (n, 3, H, W) and their windows -> pictures (n, 3, H, W) and masks (n, 1, H, W). The rest as
+    run: enlarged tiles (n, 3, H, W) and their windows -> images (n, 3, H, W) and masks (n, 1, H, W). The rest as
     `blend_tiles` takes it. Returns (B, 3, 4h, 4w) and (B, 1, 4h, 4w), float32 on the CPU.
     """
     images, channels, height, width = lr.shape

@@ -320,7 +320,7 @@ class Upscaling:
         self.channels = (image.shape[1], 1 + model.gives_certainty)  # of the result's pixels and maps
         if enlarged is not None and enlarged.shape != (len(image), 3, *self.full):
             found, expected = tuple(enlarged.shape), (len(image), 3, *self.full)
-            raise ImageError(f"The enlarged picture has shape {found}, expected {expected}.")
+            raise ImageError(f"The enlarged image has shape {found}, expected {expected}.")
         self.model, self.image, self.tiling = model, image.cpu(), tiling
         self.enlarged, self.fidelity, self.detail, self.color_fix = enlarged, fidelity, detail, color_fix
         self.guide = None if guide is None else checked_guide(guide, len(image))
@@ -476,7 +476,7 @@ def run_tile(
 ) -> tuple[Tensor, Tensor]:
     """Run the network on a batch of upscaled tiles (n, 3, H, W) in [0, 1] of any size.
 
-    Returns pictures (n, 3, H, W) and maps (n, 1 or 2, H, W), all in [0, 1]: the text mask, and the certainty where the
+    Returns images (n, 3, H, W) and maps (n, 1 or 2, H, W), all in [0, 1]: the text mask, and the certainty where the
     model gives one.
     """
     height, width = tile.shape[-2:]
@@ -495,7 +495,7 @@ def finish_tile(
     upscaled: Tensor | None,
     detail: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Turn what the network gives into a picture (n, 3, H, W) and maps (n, 1 or 2, H, W), float32 in [0, 1].
+    """Turn what the network gives into an image (n, 3, H, W) and maps (n, 1 or 2, H, W), float32 in [0, 1].
 
     detail: as `upscale` takes it. Raises ResultError for NaN and infinite values.
     """
@@ -525,10 +525,10 @@ def check(image: Tensor, scale: float) -> None:
     """Refuse what no upscaler could take. Raises ImageError, ConfigError."""
     if image.ndim != 4 or image.shape[1] not in (1, 2, 3, 4) or 0 in image.shape:
         raise ImageError(
-            f"A picture of shape {tuple(image.shape)} cannot be upscaled: expected (B, 1 to 4, h, w), not empty."
+            f"An image of shape {tuple(image.shape)} cannot be upscaled: expected (B, 1 to 4, h, w), not empty."
         )
     if image.dtype.is_floating_point and not all(torch.isfinite(end) for end in torch.aminmax(image)):
-        raise ImageError("The picture has NaN or infinite values: the node before this one went wrong.")
+        raise ImageError("The image has NaN or infinite values: the node before this one went wrong.")
     if not 1 <= scale <= SCALE:
         raise ConfigError(f"scale is {scale}, expected 1 to {SCALE}.")
 
@@ -540,9 +540,9 @@ def check_share(name: str, value: float | None) -> None:
 
 
 def checked_guide(guide: Tensor, batch: int) -> Tensor:
-    """An edited mask (B or 1, 1, H, W) for so many pictures -> (batch, 1, H, W) on the CPU. Raises ImageError."""
+    """An edited mask (B or 1, 1, H, W) for so many images -> (batch, 1, H, W) on the CPU. Raises ImageError."""
     if len(guide) not in (1, batch) or 0 in guide.shape:
-        raise ImageError(f"There are {len(guide)} masks for {batch} pictures: give one, or one for each, not empty.")
+        raise ImageError(f"There are {len(guide)} masks for {batch} images: give one, or one for each, not empty.")
     if not torch.isfinite(guide).all():
         raise ImageError("The mask has NaN or infinite values: the node before this one went wrong.")
     return guide.float().cpu().clamp(0, 1).expand(batch, -1, -1, -1)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 STEPS = 12
-KEEP = 1.0  # how much the picture as a whole counts against what was painted
+KEEP = 1.0  # how much the image as a whole counts against what was painted
 UNCHANGED = 2 / 255  # a guide that is nowhere further from the model's own mask than this asks for nothing
 
 

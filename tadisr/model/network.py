@@ -1,4 +1,4 @@
-"""The network: encode, denoise, text attention, decode. One picture in, one picture and one text mask out."""
+"""The network: encode, denoise, text attention, decode. One image in, one image and one text mask out."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Output:
-    """What one pass gives. The picture is not clamped; the mask is logits, None without the joint decoders."""
+    """What one pass gives. The image is not clamped; the mask is logits, None without the joint decoders."""
 
     image: Tensor  # (B, 3, H, W), about [0, 1]
     mask_logits: Tensor | None  # (B, 1, H, W)
     latent: Tensor  # z_H (B, c, H/8, W/8), scaled
     responses: list[Tensor]  # a_tex^1..M, each (B, heads, h, w)
-    log_variance: Tensor | None = None  # of the picture's error (B, 1, H, W); None without a certainty output
+    log_variance: Tensor | None = None  # of the image's error (B, 1, H, W); None without a certainty output
 
 
 def cast_all(value: Any, dtype: torch.dtype) -> Any:
@@ -108,7 +108,7 @@ class TADiSR(nn.Module):
         )
 
     def _picture(self, run: Callable[[torch.dtype], tuple[Tensor, T]]) -> tuple[Tensor, T]:
-        """What the VAE's layers do, in the model's number type; when fp16 overflows in them, from then on in fp32."""
+        """What the VAE's layers do, in the model's dtype; when fp16 overflows in them, from then on in fp32."""
         if self.dtype == torch.float16 and not self.overflowed:
             result = run(self.dtype)
             if result[0].isfinite().all():
@@ -162,7 +162,7 @@ class TADiSR(nn.Module):
         """
         patch = self.config.patch
         if self.config.residual and upscaled is None:
-            raise ImageError(f"The {self.config.name} model needs the upscaled input to add its picture to.")
+            raise ImageError(f"The {self.config.name} model needs the upscaled input to add its image to.")
         offsets = None
         if guide is None or strength <= 0 or not self.config.decoder.joint:
             guide = None
@@ -196,7 +196,7 @@ class TADiSR(nn.Module):
         if image.ndim != 4 or image.shape[1] != 3 or height % self.config.multiple or width % self.config.multiple:
             raise ImageError(
                 f"The network got {tuple(image.shape)}, expected (B, 3, H, W) with sides that are multiples of "
-                f"{self.config.multiple}; upscale() takes pictures of any size."
+                f"{self.config.multiple}; upscale() takes images of any size."
             )
         latent, skips = self.encode(image)
         latent, responses = self.denoise(latent)

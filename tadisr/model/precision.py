@@ -1,4 +1,4 @@
-"""Number types: what weights are stored in, and what is computed in.
+"""dtypes: what weights are stored in, and what is computed in.
 
 With fp8 storage the matrices of the denoiser's blocks are held in e4m3 with a scale for each row, a power of two, and
 are widened one layer at a time, for that layer's turn. The LoRA is not merged into them: e4m3 keeps four binary digits,

@@ -42,7 +42,7 @@ def make_residual_scale(channels: int) -> nn.Parameter:
 
 
 class KolorsBlock(nn.Module):
-    """Two gates without a sigmoid. The picture's stream goes through untouched: its residuals are multiplied by 0."""
+    """Two gates without a sigmoid. The image's stream goes through untouched: its residuals are multiplied by 0."""
 
     RELEASED = {  # noqa: RUF012
         "first": "block1.0.seq_{side}",

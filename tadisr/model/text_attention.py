@@ -154,9 +154,9 @@ class CrossProcessor:
 
 
 class JointProcessor:
-    """CogView4's attention over the prompt's tokens and the picture's together, the recorder listening to the picture.
+    """CogView4's attention over the prompt's tokens and the image's together, the recorder listening to the image.
 
-    What the picture's tokens ask of the prompt's is the cross-attention within it, so Eq. 3 holds as it stands.
+    What the image's tokens ask of the prompt's is the cross-attention within it, so Eq. 3 holds as it stands.
     """
 
     recorder: Recorder | None = None
@@ -164,7 +164,7 @@ class JointProcessor:
     def __call__(
         self,
         attn: Attention,
-        hidden_states: Tensor,  # (B, N, C) of the picture
+        hidden_states: Tensor,  # (B, N, C) of the image
         encoder_hidden_states: Tensor,  # (B, tokens, C) of the prompt
         image_rotary_emb: tuple[Tensor, Tensor],
         **_: object,

@@ -103,7 +103,7 @@ class Section(nn.Module):
 
 
 class Trunk(nn.Module):
-    """From the upscaled input and the decoders' streams at LR resolution to the picture and its certainty.
+    """From the upscaled input and the decoders' streams at LR resolution to the image and its certainty.
 
     latent_channels: of the image stream that enters; text_channels: of the text stream, None without joint decoders;
     patch: HR pixels to one of the trunk's, along a side.
@@ -135,10 +135,10 @@ class Trunk(nn.Module):
     def forward(
         self, picture: Tensor, z: Tensor, a: Tensor | None, guide: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """picture (B, colors, h, w): the upscaled input in patches, in [-1, 1]; z (B, latent_channels, h, w); a (B, text
+        """image (B, colors, h, w): the upscaled input in patches, in [-1, 1]; z (B, latent_channels, h, w); a (B, text
         channels, h, w); guide (B, patch^2, h, w): a text mask in patches, all zero for an image without one.
 
-        Returns the residual picture in patches (B, colors, h, w), the text stream, and the log variance of its error in
+        Returns the residual image in patches (B, colors, h, w), the text stream, and the log variance of its error in
         patches (B, patch^2, h, w), whose gradient does not reach the trunk.
         """
         z = self.from_picture(picture) + self.from_latent(z)

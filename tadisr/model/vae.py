@@ -69,8 +69,8 @@ def decode_latent(
 
     latent z_H (B, c, h, w), scaled; a_tex (B, width, h, w), None without the joint decoders and where the image stream
     itself starts the text decoder; skips as `encode` gives them, None for a latent of foreign origin; offsets: one for
-    every level of the text stream, added before its CDIB (`mask_guidance.find_offsets`); picture, guide: what a trunk takes
-    (`Trunk.forward`) -> picture (B, C, H, W) in about [-1, 1], logits of the mask or None, log variance or None.
+    every level of the text stream, added before its CDIB (`mask_guidance.find_offsets`); image, guide: what a trunk takes
+    (`Trunk.forward`) -> image (B, C, H, W) in about [-1, 1], logits of the mask or None, log variance or None.
     """
     decoder = vae.decoder
     z = unscale_latent(vae.config, latent)

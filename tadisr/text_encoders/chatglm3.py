@@ -1,6 +1,6 @@
 """Kolors' ChatGLM3 as a prompt encoder: diffusers' own model, run once, one layer in memory at a time.
 
-The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when a picture is upscaled.
+The prompt is encoded once and kept (`tadisr.prompt`); nothing here runs when an image is upscaled.
 """
 
 from __future__ import annotations

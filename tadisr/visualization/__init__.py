@@ -1,1 +1,1 @@
-"""Pictures of what the network attends to and of what was read and cut."""
+"""Images of what the network attends to and of what was read and cut."""

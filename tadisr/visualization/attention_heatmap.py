@@ -1,4 +1,4 @@
-"""Looking at the text attention: the responses of chosen layers and heads as one map, and its colours over a picture."""
+"""Looking at the text attention: the responses of chosen layers and heads as one map, and its colours over an image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def heat_map(attention: Attention, *, layers: str = "all", heads: str = "all", n
     """Average the responses of the chosen layers and heads to (B, 1, H, W), the image's size.
 
     layers: all of the U-Net, or those of its down, mid or up blocks. heads: "all", or numbers such as "0, 2-4"; a
-    layer that has none of them is left out. normalize: to [0, 1] by each picture's own least and greatest response,
+    layer that has none of them is left out. normalize: to [0, 1] by each image's own least and greatest response,
     by the batch's, or off: the responses as they are. Raises ConfigError when nothing is chosen.
     """
     if layers not in LAYERS or normalize not in NORMALIZE:
@@ -80,9 +80,9 @@ def colorize_heat(heat: Tensor, color_map: str) -> Tensor:
 def overlay_heat(heat: Tensor, image: Tensor, color_map: str, *, opacity: float = 0.6) -> Tensor:
     """Lay the heat's colours over an image: heat (B, 1, H, W), image (B or 1, C, h, w) of any size -> (B, 3, h, w).
 
-    Raises ImageError for another number of pictures.
+    Raises ImageError for another number of images.
     """
     if len(image) not in (1, len(heat)):
-        raise ImageError(f"There are {len(image)} pictures for {len(heat)} heat maps: give one, or one for each.")
+        raise ImageError(f"There are {len(image)} images for {len(heat)} heat maps: give one, or one for each.")
     colors = resize(colorize_heat(heat, color_map), (image.shape[2], image.shape[3]))
     return torch.lerp(split_alpha(image)[0].expand(len(heat), -1, -1, -1), colors, opacity)

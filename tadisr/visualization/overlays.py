@@ -1,4 +1,4 @@
-"""Showing what was read and what was cut: boxes and tiles drawn on a picture."""
+"""Showing what was read and what was cut: boxes and tiles drawn on an image."""
 
 from __future__ import annotations
 

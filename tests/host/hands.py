@@ -142,7 +142,7 @@ for name, dtype, folder in small:
         torch.equal(tensor.float(), stored[key].float()) for key, tensor in model.network.denoiser.state_dict().items()
     )
 
-# ---- number types ----
+# ---- dtypes ----
 for name, dtype, compute in (("bf16", torch.bfloat16, torch.bfloat16), ("fp8", FP8, torch.float32)):
     found[name] = apart(run(base_of(dtype, compute).with_adapter(FOLDER / "a.safetensors")), library("a", dtype))
     mm.unload_all_models()

@@ -1,4 +1,4 @@
-"""A CogView4 folder as a base in a real ComfyUI: the imported release on it, end to end, the command line's picture."""
+"""A CogView4 folder as a base in a real ComfyUI: the imported release on it, end to end, the command line's image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tadisr.prompt import EncodedPrompt
 
 @pytest.fixture(scope="module")
 def files(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """The base's folder and the imported adapter in the model folders, and a picture in the inputs."""
+    """The base's folder and the imported adapter in the model folders, and an image in the inputs."""
     torch.manual_seed(0)
     real, small = preset("cogview4-release"), tiny_cogview4_config()
     config = dataclasses.replace(
@@ -57,7 +57,7 @@ def files(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_the_release_runs_on_a_cogview4_folder(
     comfy: Comfy, files: tuple[Path, Path, Path], tmp_path: Path, dtype: str
 ) -> None:
-    """By the loader of both and by two loaders: the command line's picture."""
+    """By the loader of both and by two loaders: the command line's image."""
     base, file, picture = files
     there = ["--model", str(file), "--base", str(base), "--dtype", dtype]
     assert main(["upscale", str(picture), "-o", str(tmp_path / "out.png"), *there]) == 0

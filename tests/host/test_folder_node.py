@@ -60,7 +60,7 @@ def test_names_subfolders_and_sizes_are_kept_and_new_images_noticed(comfy: Comfy
     (source / "notes.txt").write_text("no image")
     prompt = folder_prompt("scans", "up/scans", write_masks=True)
     report = report_of(comfy.run(prompt))
-    assert "5 of 5 pictures upscaled" in report and "notes.txt" in report
+    assert "5 of 5 images upscaled" in report and "notes.txt" in report
     out = comfy.base / "output" / "up" / "scans"
     expected = {p.relative_to(source).as_posix() for p in source.rglob("*.png")}
     assert files_of(out) == expected | {name.replace(".png", "_mask.png") for name in expected}
@@ -73,10 +73,10 @@ def test_names_subfolders_and_sizes_are_kept_and_new_images_noticed(comfy: Comfy
 
     write_images(comfy, "scans", 6)
     stamps = {name: (out / name).stat().st_mtime_ns for name in expected}
-    assert "1 of 1 pictures upscaled" in (said := report_of(comfy.run(prompt))) and "5 skipped, which exist" in said
+    assert "1 of 1 images upscaled" in (said := report_of(comfy.run(prompt))) and "5 skipped, which exist" in said
     assert stamps == {name: (out / name).stat().st_mtime_ns for name in expected}
     again = report_of(comfy.run(folder_prompt("scans", "up/scans", skip_existing=False, scale=2.0, format="jpg")))
-    assert "6 of 6 pictures upscaled" in again and Image.open(out / "scan_01.jpg").size == (50, 34)
+    assert "6 of 6 images upscaled" in again and Image.open(out / "scan_01.jpg").size == (50, 34)
 
 
 def test_cancel_keeps_what_is_done_and_the_next_run_resumes(comfy: Comfy) -> None:
@@ -97,7 +97,7 @@ def test_cancel_keeps_what_is_done_and_the_next_run_resumes(comfy: Comfy) -> Non
         Image.open(out / name).load()
     result = comfy.run(folder_prompt("many", "many"))
     left = 30 - len(done)
-    assert f"{left} of {left} pictures upscaled" in (said := report_of(result))
+    assert f"{left} of {left} images upscaled" in (said := report_of(result))
     assert f"{len(done)} skipped, which exist" in said
     assert files_of(out) == files_of(source)
     texts = [text for kind, text in result.events if kind == "text"]
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_reported_and_names_lead_nowhere_else(comfy: Comf
     source = write_images(comfy, "mixed", 2)
     (source / "broken.png").write_bytes(b"nothing")
     report = report_of(comfy.run(folder_prompt("mixed", "mixed")))
-    assert "2 of 3 pictures upscaled" in report and "broken.png" in report
+    assert "2 of 3 images upscaled" in report and "broken.png" in report
     for name in ("../input/mixed", "/etc", "C:\\scans", "~", "", ".."):
         assert "expected a folder within" in comfy.run(folder_prompt(name, "mixed")).error, name
         assert "expected a folder within" in comfy.run(folder_prompt("mixed", name)).error, name
@@ -117,7 +117,7 @@ def test_what_cannot_be_read_is_reported_and_names_lead_nowhere_else(comfy: Comf
     )
     for path in source.rglob("scan*"):
         path.unlink()
-    assert "0 of 1 pictures upscaled" in comfy.run(folder_prompt("mixed", "failed")).error
+    assert "0 of 1 images upscaled" in comfy.run(folder_prompt("mixed", "failed")).error
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_100_images_resume_after_comfyui_is_killed(tmp_path: Path) -> None:
     assert 30 <= len(done) < 100
     with Comfy(tmp_path / "host") as again:
         left = 100 - len(done)
-        assert f"{left} of {left} pictures upscaled" in report_of(again.run(prompt))
+        assert f"{left} of {left} images upscaled" in report_of(again.run(prompt))
     assert {path.relative_to(out) for path in out.rglob("*.png")} == {
         p.relative_to(source) for p in source.rglob("*.png")
     }

@@ -1,4 +1,4 @@
-"""Kolors' files in the user's model folders, through the nodes of a real ComfyUI; the picture is the library's."""
+"""Kolors' files in the user's model folders, through the nodes of a real ComfyUI; the image is the library's."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_wrong_choices_get_one_sentence(placed: Comfy) -> None:
 
 @pytest.mark.slow
 def test_in_the_hands_of_the_hosts_memory_manager(files: Path) -> None:
-    """LoRA as the host's patches, a card with too little room, number types, and what each stage keeps."""
+    """LoRA as the host's patches, a card with too little room, dtypes, and what each stage keeps."""
     host, python = location()
     command = [python, str(Path(__file__).with_name("hands.py")), str(ROOT), str(host), str(files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

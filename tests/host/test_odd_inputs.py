@@ -1,4 +1,4 @@
-"""What other nodes may hand over: pictures of any shape, kind and value. Each gets an answer or one sentence."""
+"""What other nodes may hand over: images of any shape, kind and value. Each gets an answer or one sentence."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
 
 
 def whole(shape: str, fill: str = "noise", **inputs: Any) -> dict[str, Any]:
-    """The upscaler and the staged chain on the same picture, beside one another."""
+    """The upscaler and the staged chain on the same image, beside one another."""
     return {
         "odd": node("Odd", shape=shape, fill=fill),
         "model": node("TADiSRLoader", model="compact (built in)", dtype="fp32"),
@@ -115,7 +115,7 @@ def test_what_is_no_picture_gets_one_sentence(odd: Comfy, shape: str, fill: str,
     ("mask", "fill", "message"),
     [
         ("1x9x13", "zeros", None), ("9x13", "noise", None), ("1x64x64", "zeros", None), ("2x3x3", "noise", None),
-        ("3x9x13", "noise", "3 masks for 2 pictures"), ("1x9x13", "nan", "NaN or infinite values"),
+        ("3x9x13", "noise", "3 masks for 2 images"), ("1x9x13", "nan", "NaN or infinite values"),
     ],
 )  # fmt: skip
 def test_masks_of_every_size_and_number(odd: Comfy, mask: str, fill: str, message: str | None) -> None:
@@ -150,7 +150,7 @@ def test_the_default_overlap_is_cut_to_what_fits(odd: Comfy, tile: int) -> None:
 
 
 def test_load_images_empty_mask_is_no_edit(odd: Comfy) -> None:
-    """Its mask of a picture without alpha, 64x64 of zeros, changes nothing, and it is said."""
+    """Its mask of an image without alpha, 64x64 of zeros, changes nothing, and it is said."""
     Image.effect_noise((40, 24), 90).convert("RGB").save(odd.base / "input" / "plain.png")
     images = []
     for masked in (False, True):

@@ -112,7 +112,7 @@ def test_a_template_is_its_api_twin_and_runs(comfy: Comfy, page: Any, name: str)
     if name in NEED_A_MODEL:
         return
     run(comfy, page)
-    # A node fetches its pictures when it is drawn: bring all of them into sight.
+    # A node fetches its images when it is drawn: bring all of them into sight.
     page.evaluate(
         "() => { app.canvas.ds.scale = 0.3; app.canvas.ds.offset = [300, 300]; app.canvas.setDirty(true, true) }"
     )
@@ -204,11 +204,11 @@ def test_a_saved_picture_dropped_onto_the_page_brings_its_workflow(comfy: Comfy,
     assert page.evaluate("() => app.graph._nodes.some(n => n.type === 'TADiSRUpscale')")
 
 
-# A picture before the one node that is there, its results behind it; only what has no default is connected.
+# An image before the one node that is there, its results behind it; only what has no default is connected.
 SURROUND = """() => {
   const [chain] = app.graph._nodes;
   const add = (type) => { const n = LiteGraph.createNode(type); app.graph.add(n); return n };
-  const picture = add('LoadImage'), model = add('TADiSRLoader');
+  const image = add('LoadImage'), model = add('TADiSRLoader');
   picture.widgets[0].value = 'sample.png';
   const slot = (slots, name) => slots.findIndex((s) => s.name === name);
   picture.connect(0, chain, slot(chain.inputs, 'image'));

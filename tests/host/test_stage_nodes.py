@@ -84,7 +84,7 @@ def test_a_painted_mask_is_followed(comfy: Comfy) -> None:
 
 
 def test_latents_go_through_the_cores_nodes(comfy: Comfy) -> None:
-    """Repeated, one picked, enlarged: the picture follows."""
+    """Repeated, one picked, enlarged: the image follows."""
     repeated = staged()
     repeated["repeat"] = node("RepeatLatentBatch", samples=["encode", 0], amount=3)
     repeated["pick"] = node("LatentFromBatch", samples=["repeat", 0], batch_index=1, length=2)

@@ -63,14 +63,14 @@ def test_changed_lines_are_reported(comfy: Comfy) -> None:
     assert red[:60].any() and not red[75:].any()
     prompt["two"] = node("ImageBatch", image1=["a", 0], image2=["a", 0])
     prompt["compare"]["inputs"]["before"] = ["two", 0]
-    assert "There are 2 pictures before and 1 after" in comfy.run(prompt).error
+    assert "There are 2 images before and 1 after" in comfy.run(prompt).error
     prompt["compare"]["inputs"]["before"] = ["tall", 0]
     prompt["tall"] = node("EmptyImage", width=32, height=256, batch_size=1, color=0)
-    assert "The picture before is 32x256, the picture after" in comfy.run(prompt).error
+    assert "The image before is 32x256, the image after" in comfy.run(prompt).error
 
 
 def test_the_nodes_ocr_a_is_that_of_train_evaluate(comfy: Comfy, tmp_path: Path) -> None:
-    """The same two pictures, judged in ComfyUI and by the command: the same figure."""
+    """The same two images, judged in ComfyUI and by the command: the same figure."""
     from train.evaluate import main
 
     before = sign(comfy, "truth.png", "Opening 9:30", "CLOSED", size=(420, 160))

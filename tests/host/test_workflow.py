@@ -74,7 +74,7 @@ def test_the_pack_loads_and_has_no_node_without_a_promise(comfy: Comfy) -> None:
 
 
 def test_the_shipped_workflow_gives_the_librarys_result(comfy: Comfy, prompt: dict[str, Any]) -> None:
-    """Picture and mask are the library's own, byte for byte; the bar moves with the tiles."""
+    """Image and mask are the library's own, byte for byte; the bar moves with the tiles."""
     result = comfy.run(with_inputs(prompt, tile_batch=2))  # what an earlier test has run would come from the cache
     assert result.last == "execution_success", result.error
     (picture,), (mask,) = (result.images(node) for node in ("4", "6"))

@@ -113,7 +113,7 @@ def measure(folder: Path, route: str, kind: str) -> None:
 
 
 def run(folder: Path, kind: str) -> None:
-    """The adapter on its base, by the library's own door: load, then one picture that is one tile."""
+    """The adapter on its base, by the library's own door: load, then one image that is one tile."""
     before, begun = peak(), time.perf_counter()
     model = load(folder / "adapter.safetensors", base=folder / "kolors", dtype=DTYPES[kind])
     loaded, held = time.perf_counter() - begun, peak()

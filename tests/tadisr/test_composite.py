@@ -1,4 +1,4 @@
-"""The text from one picture, the rest from another."""
+"""The text from one image, the rest from another."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_batches_alpha_and_empty_masks() -> None:
 @pytest.mark.parametrize(
     ("text", "rest", "mask", "message"),
     [
-        ((2, 3, 8, 8), (3, 3, 8, 8), (1, 1, 8, 8), "2 pictures of text, 3 others"),
-        ((1, 3, 80, 80), (1, 3, 80, 120), (1, 1, 80, 80), "the other picture 120x80"),
+        ((2, 3, 8, 8), (3, 3, 8, 8), (1, 1, 8, 8), "2 images of text, 3 others"),
+        ((1, 3, 80, 80), (1, 3, 80, 120), (1, 1, 80, 80), "the other image 120x80"),
         ((1, 3, 80, 80), (1, 3, 80, 80), (1, 1, 80, 40), "the mask 40x80"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pictures in and out: every kind of file, resizing by windows, padding."""
+"""Images in and out: every kind of file, resizing by windows, padding."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_palette_transparency_and_exif(tmp_path: Path) -> None:
     assert read_image(tmp_path / "turned.jpg").shape[-2:] == (20, 10)
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_broken_files_are_named(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "broken.png"
     path.write_bytes(data)

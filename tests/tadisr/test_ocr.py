@@ -111,7 +111,7 @@ def test_ocr_a_by_hand() -> None:
     assert (one.exact, one.lines, one.pictures) == (0.5, 2, 1)
     gone = ocr.score_pairs([ocr.Pair(line("ab"), line("cd"))])
     assert gone is not None and (gone.ocr_a, gone.strict) == (0.5, 0)
-    both = ocr.average_scores([one, None, gone])  # a picture of two lines counts as much as one of one
+    both = ocr.average_scores([one, None, gone])  # an image of two lines counts as much as one of one
     assert both is not None and both.ocr_a == pytest.approx((one.ocr_a + 0.5) / 2)
     assert (both.lines, both.pictures, both.exact) == (3, 2, 0.25)
     assert ocr.score_pairs([]) is None and ocr.average_scores([None]) is None
@@ -191,7 +191,7 @@ def test_paddleocr_fills_the_judges_whole_table(tmp_path: Path) -> None:
 
 
 def paddle_models(folder: Path) -> Path:
-    """What paddleocr's model folders hold: inference.onnx, and how pictures are prepared and letters named."""
+    """What paddleocr's model folders hold: inference.onnx, and how images are prepared and letters named."""
     import onnxruntime
     import yaml
 

@@ -110,7 +110,7 @@ def test_files_that_hold_no_prompt_are_refused(file: Path, tmp_path: Path) -> No
 
 
 def test_a_prompt_replaces_another(file: Path) -> None:
-    """Another length too; the picture changes with it, the word's new rows are listened to."""
+    """Another length too; the image changes with it, the word's new rows are listened to."""
     model = randomize(TADiSR(tiny_kolors_config())).eval()
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():

@@ -62,7 +62,7 @@ def write_judge_page(folder: Path) -> Path:
 
 
 def write_synthesis_page(folder: Path) -> Path:
-    """The page of `train.synthesis report`, of a build whose pictures could not be read."""
+    """The page of `train.synthesis report`, of a build whose images could not be read."""
     (folder / "work").mkdir()
     config: dict[str, Any] = tables(folder / NAME) | {
         "segment": {"model": f"models/{HOSTILE}"},

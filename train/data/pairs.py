@@ -1,4 +1,4 @@
-"""Pairs of LR and HR pictures on disk, with text masks and labels where there are any.
+"""Pairs of LR and HR images on disk, with text masks and labels where there are any.
 
 Three layouts are known by their HR folder; files belong together by their names without suffixes:
 
@@ -6,8 +6,8 @@ Three layouts are known by their HR folder; files belong together by their names
     Real-CE   52mm_aligned_1024/ 13mm_aligned_1024/ mask-52mm-bts-1024-v2/, aligned_list_train.txt, aligned_list_eval.txt
     plain     hr/ lr/, and mask/ if there is one
 
-An LR file is a quarter of its HR picture, or already brought to its size, as sr_bicubic/ and 13mm_aligned_1024/ are:
-then it is the network's input itself, and the LR picture is made from it.
+An LR file is a quarter of its HR image, or already brought to its size, as sr_bicubic/ and 13mm_aligned_1024/ are:
+then it is the network's input itself, and the LR image is made from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, or (H, W) for a mask
 Split = Literal["auto", "all", "train", "test"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
-FTSR_TRAIN = 45_000  # FTSR's first pictures train, the rest test (Sec. 4.1)
+FTSR_TRAIN = 45_000  # FTSR's first images train, the rest test (Sec. 4.1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Label:
-    """A line of text that a human read, and where it stands; None: somewhere in the picture."""
+    """A line of text that a human read, and where it stands; None: somewhere in the image."""
 
     text: str
     box: tuple[tuple[float, float], ...] | None = None  # four corners in HR pixels, clockwise from the line's top left
@@ -65,7 +65,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture twice. Nothing is read before it is asked for, nor kept: arrays are uint8, (H, W, 3) in RGB.
+    """One image twice. Nothing is read before it is asked for, nor kept: arrays are uint8, (H, W, 3) in RGB.
 
     Reading raises ImageError for a broken file and for sizes that do not belong together.
     """
@@ -97,7 +97,7 @@ class Pair:
 
     @property
     def upscaled(self) -> Pixels:
-        """(H, W, 3), what the network is fed: the LR file where it has HR's size, else the LR picture x4, bicubic."""
+        """(H, W, 3), what the network is fed: the LR file where it has HR's size, else the LR image x4, bicubic."""
         pixels = read_rgb(self.lr_path)
         return pixels if self.is_upscaled else resize_pixels(pixels, self.size)
 
@@ -124,8 +124,8 @@ class Pair:
         size, (height, width) = read_size(self.lr_path), self.size
         if size not in ((height, width), (height / SCALE, width / SCALE)):
             raise ImageError(
-                f"{self.lr_path} is {_by(size)}, {self.hr_path} {_by((height, width))}: expected LR pictures of the same "
-                f"size, or of exactly a quarter of it. Crop the HR pictures to a multiple of {SCALE}."
+                f"{self.lr_path} is {_by(size)}, {self.hr_path} {_by((height, width))}: expected LR images of the same "
+                f"size, or of exactly a quarter of it. Crop the HR images to a multiple of {SCALE}."
             )
         return size
 
@@ -156,7 +156,7 @@ def open_pairs(folder: str | Path, *, split: Split = "auto") -> Pairs:
     """Open the pairs of a folder in one of the layouts above; files are listed, not read.
 
     split: `train` and `test` go by the layout's lists (train.txt and test.txt but for Real-CE, one name a line). FTSR without
-    lists: the pictures numbered up to 45,000 train, the rest test (Sec. 4.1); of a smaller build the first nine tenths
+    lists: the images numbered up to 45,000 train, the rest test (Sec. 4.1); of a smaller build the first nine tenths
     train. `all` is everything, and `auto` is the test part where there are lists or FTSR's numbers, else everything.
     Where there are lists, only what is on them counts. labels.json or labels.txt: see `read_labels`.
     Raises ConfigError for another layout, a split that is not there, and files without their partners.
@@ -166,7 +166,7 @@ def open_pairs(folder: str | Path, *, split: Split = "auto") -> Pairs:
     hr_files = list_images(folder / layout.hr)
     lr_folder = _first(folder, layout.lr)
     if lr_folder is None:
-        raise ConfigError(f"{folder} has {layout.hr}/, but no {'/ and no '.join(layout.lr)}/ with the LR pictures.")
+        raise ConfigError(f"{folder} has {layout.hr}/, but no {'/ and no '.join(layout.lr)}/ with the LR images.")
     lr_files = list_images(lr_folder)
     mask_folder = _first(folder, layout.mask)
     mask_files = {} if mask_folder is None else list_images(mask_folder)
@@ -174,10 +174,10 @@ def open_pairs(folder: str | Path, *, split: Split = "auto") -> Pairs:
     for files, where in ((hr_files, folder / layout.hr), (lr_files, lr_folder), (mask_files, mask_folder)):
         missing = [key for key in keys if key not in files]
         if where is not None and missing:
-            raise ConfigError(f"{where} has no picture {missing[0]} ({len(missing)} of {len(keys)} are missing).")
+            raise ConfigError(f"{where} has no image {missing[0]} ({len(missing)} of {len(keys)} are missing).")
     extra = sorted(lr_files.keys() - hr_files.keys())
     if extra and layout.name != "Real-CE":  # whose folders hold more than its lists
-        raise ConfigError(f"{folder / layout.hr} has no picture {extra[0]}, {lr_folder} has ({len(extra)} such).")
+        raise ConfigError(f"{folder / layout.hr} has no image {extra[0]}, {lr_folder} has ({len(extra)} such).")
     labels = read_labels(folder)
     unknown = sorted((labels or {}).keys() - hr_files.keys())
     if unknown:
@@ -197,7 +197,7 @@ def find_layout(folder: Path) -> Layout:
     if len(found) != 1:
         what = "none" if not found else " and ".join(f"{layout.hr}/" for layout in found)
         known = ", ".join(f"{layout.hr}/ ({layout.name})" for layout in LAYOUTS)
-        raise ConfigError(f"{folder} has {what} of the folders that hold HR pictures; expected exactly one of {known}.")
+        raise ConfigError(f"{folder} has {what} of the folders that hold HR images; expected exactly one of {known}.")
     return found[0]
 
 
@@ -219,7 +219,7 @@ def choose_split(folder: Path, layout: Layout, keys: list[str], split: str) -> t
         raise ConfigError(f"split is {split!r}, expected auto, all, train or test.")
     lists = {part: read_list(folder / name) for part, name in layout.lists.items() if (folder / name).is_file()}
     if not keys:
-        raise ConfigError(f"{folder / layout.hr} has no pictures.")
+        raise ConfigError(f"{folder / layout.hr} has no images.")
     if not lists and layout.name == "FTSR":
         cut = count_training_keys(keys)
         lists = {"train": keys[:cut], "test": keys[cut:]}
@@ -232,7 +232,7 @@ def choose_split(folder: Path, layout: Layout, keys: list[str], split: str) -> t
             f"{folder} has no {layout.lists[split]}, which would say what its {split} part is: ask for all."
         )
     if not lists[split]:
-        raise ConfigError(f"The {split} part of {folder} is empty ({len(keys)} pictures in all).")
+        raise ConfigError(f"The {split} part of {folder} is empty ({len(keys)} images in all).")
     return sorted(lists[split]), split
 
 
@@ -342,7 +342,7 @@ def _json(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is no JSON: {error}.") from error
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 def read_rgb(path: Path) -> Pixels:
@@ -371,7 +371,7 @@ class _open:  # noqa: N801 (a function by use)
         try:
             self.file = Image.open(self.path)
         except UnidentifiedImageError as error:
-            raise ImageError(f"{self.path} is no picture this program can read.") from error
+            raise ImageError(f"{self.path} is no image this program can read.") from error
         except OSError as error:
             raise ImageError(f"{self.path} cannot be read: {error}.") from error
         return self.file

@@ -58,7 +58,7 @@ class Triplets(Dataset[Sample]):
 
 
 class Rendered:
-    """Rendered text, its LR picture brought to HR's size as the network takes it."""
+    """Rendered text, its LR image brought to HR's size as the network takes it."""
 
     def __init__(self, stream: RenderedText) -> None:
         self.stream = stream

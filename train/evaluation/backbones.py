@@ -50,7 +50,7 @@ class Lpips:
 
 
 class Inception:
-    """The 2048 pooled features of the Inception that FID was defined by; pictures are brought to 299x299 by its own
+    """The 2048 pooled features of the Inception that FID was defined by; images are brought to 299x299 by its own
     bilinear resize.
     """
 

@@ -1,4 +1,4 @@
-"""How sure a mean is: intervals from pictures drawn again and again, the same draws for all methods."""
+"""How sure a mean is: intervals from images drawn again and again, the same draws for all methods."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LEVEL = 95  # percent
 
 @dataclass(frozen=True)
 class Ratio:
-    """A metric as what each picture adds above and below the line, both (pictures,).
+    """A metric as what each image adds above and below the line, both (images,).
 
-    A mean over pictures has ones below (zeros where a picture has no value); a mean over lines the number of lines; an
+    A mean over images has ones below (zeros where an image has no value); a mean over lines the number of lines; an
     IoU its union.
     """
 

@@ -69,7 +69,7 @@ NOWHERE = np.zeros((4, 2), np.float32)
 def read_labelled(labels: Sequence[Label], image: Tensor, reader: Reader) -> list[tuple[Line, Line]]:
     """Pair each label, as a line, with what the reader finds for it in an image (1, 3, H, W).
 
-    A label with a box is read in its box. Those without are matched with the lines that are found in the picture, one
+    A label with a box is read in its box. Those without are matched with the lines that are found in the image, one
     to one and so that the strict ratios' sum is largest; one that is left over is matched with an empty line.
     """
     boxed = [label for label in labels if label.box is not None]

@@ -29,20 +29,20 @@ OTHERS = Tiling(tile=1024, overlap=128)  # for networks of others, which know no
 
 @dataclass(frozen=True)
 class Made:
-    """What a method makes of an LR picture, of HR's size."""
+    """What a method makes of an LR image, of HR's size."""
 
     picture: Pixels  # (H, W, 3)
     mask: Pixels | None = None  # (H, W), 255 where it sees text
 
 
 class Method(ABC):
-    """`digest` says all that its results depend on but the pictures; `kind` is what it is, for the report."""
+    """`digest` says all that its results depend on but the images; `kind` is what it is, for the report."""
 
     name: str
     kind: str
     digest: str
     file: Path | None = None
-    keeps = True  # whether its pictures are worth keeping on disk
+    keeps = True  # whether its images are worth keeping on disk
 
     @abstractmethod
     def make(self, pair: Pair) -> Made: ...
@@ -53,7 +53,7 @@ class Method(ABC):
 
 
 class Plain(Method):
-    """The picture enlarged, without any network. Bicubic is what ours is fed; of an LR file of HR's size it is that
+    """The image enlarged, without any network. Bicubic is what ours is fed; of an LR file of HR's size it is that
     file itself.
     """
 
@@ -132,7 +132,7 @@ class Foreign(Method):
         except Exception as error:
             raise CheckpointError(f"{self.file} is no network spandrel can load: {error}") from error
         if not isinstance(network, ImageModelDescriptor):
-            raise CheckpointError(f"{self.file} is a {type(network).__name__}: it does not make one picture of one.")
+            raise CheckpointError(f"{self.file} is a {type(network).__name__}: it does not make one image of one.")
         if network.scale != SCALE or (network.input_channels, network.output_channels) != (3, 3):
             raise CheckpointError(
                 f"{self.file} magnifies {network.scale} times, {network.input_channels} to {network.output_channels} "
@@ -177,7 +177,7 @@ class Segmented(Method):
 
 
 class Results(Method):
-    """A folder of pictures that some program has made, named as the HR pictures are; NAME_mask.png is a text mask."""
+    """A folder of images that some program has made, named as the HR images are; NAME_mask.png is a text mask."""
 
     kind = "results"
     keeps = False
@@ -190,7 +190,7 @@ class Results(Method):
 
     def find(self, pair: Pair) -> Path:
         if pair.key not in self.files:
-            raise ConfigError(f"{self.file} has no picture {pair.key}: results are named as the HR pictures are.")
+            raise ConfigError(f"{self.file} has no image {pair.key}: results are named as the HR images are.")
         return self.files[pair.key]
 
     def source(self, pair: Pair) -> str:
@@ -205,7 +205,7 @@ class Results(Method):
         pixels = read_rgb(path)
         if pixels.shape[:2] != pair.size:
             (height, width), (rows, columns) = pixels.shape[:2], pair.size
-            raise ImageError(f"{path} is {width}x{height}, its HR picture {columns}x{rows}: expected the same.")
+            raise ImageError(f"{path} is {width}x{height}, its HR image {columns}x{rows}: expected the same.")
         return pixels
 
 

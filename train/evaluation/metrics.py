@@ -1,4 +1,4 @@
-"""PSNR, SSIM, masks, and the Frechet distance. Pictures are (H, W, 3) uint8 RGB; nothing is cropped off their borders."""
+"""PSNR, SSIM, masks, and the Frechet distance. Images are (H, W, 3) uint8 RGB; nothing is cropped off their borders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compute_ssim(first: Array, second: Array, *, padding: str = "valid") -> floa
     """
     if min(first.shape[:2]) < WINDOW:
         raise ImageError(
-            f"A picture of {first.shape[1]}x{first.shape[0]} is too small for SSIM, whose window has {WINDOW}."
+            f"An image of {first.shape[1]}x{first.shape[0]} is too small for SSIM, whose window has {WINDOW}."
         )
     x, y = (np.ascontiguousarray(image, dtype=np.float64) for image in (first, second))
     mean_x, mean_y = _blur(x), _blur(y)
@@ -79,7 +79,7 @@ def frechet_distance(first: Array, second: Array) -> float:
     """Compute |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two sets of features (n, d) and (m, d), n and m at least 2.
 
     With A_i the centred features over sqrt(n_i - 1), S_i = A_i^T A_i, and the trace of the root is the sum of the
-    singular values of A_1 A_2^T: exact also where there are fewer pictures than features, and no root is taken of a
+    singular values of A_1 A_2^T: exact also where there are fewer images than features, and no root is taken of a
     matrix that has none.
     """
     means, factors, spread = [], [], 0.0

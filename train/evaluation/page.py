@@ -1,4 +1,4 @@
-"""The page of a report: its tables, and the lines and pictures that went worst, side by side with what was read."""
+"""The page of a report: its tables, and the lines and images that went worst, side by side with what was read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORST_LINES = 24  # of the first method; a third of that of each other one
 WORST_PICTURES = 8
 MARGIN = 0.35  # of a line's height, around its box
 LOW, WIDE = 56, 520  # pixels: a line is shown at least this high, at most this wide
-SIDE = 720  # of a whole picture
+SIDE = 720  # of a whole image
 
 
 def render_report(
@@ -58,7 +58,7 @@ def fill_template(**values: Any) -> str:
 
 
 class Gallery:
-    """Pictures of HR, input and every method for one pair at a time, and files of what is cut from them."""
+    """Images of HR, input and every method for one pair at a time, and files of what is cut from them."""
 
     def __init__(self, pairs: Pairs, judge: Judge, chosen: Sequence[Method], folder: Path) -> None:
         self.pairs, self.judge, self.chosen, self.folder = pairs, judge, chosen, folder
@@ -87,7 +87,7 @@ def collect_worst_lines(everything: dict[str, list[Judged]], engine: str, galler
         picked += [(i, j) for pair, i, j in every[: WORST_LINES if number == 0 else WORST_LINES // 3] if pair.ocr_a < 1]
     first = next(iter(everything.values()))
     cards = {}
-    for i, j in sorted(set(picked)):  # picture by picture, so that each is made once
+    for i, j in sorted(set(picked)):  # image by image, so that each is made once
         before = first[i].lines[engine][j].before
         shown = [{"name": "HR", "text": before.text, "score": None}, {"name": "input", "text": None, "score": None}]
         for name, judged in everything.items():

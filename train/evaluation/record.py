@@ -1,6 +1,6 @@
-"""The judging of one picture, kept on disk as soon as it is done, so that a second run computes only what is new.
+"""The judging of one image, kept on disk as soon as it is done, so that a second run computes only what is new.
 
-Everything is found by digests of what it was computed from: the pictures, the method, the backbone, the reader. A cache
+Everything is found by digests of what it was computed from: the images, the method, the backbone, the reader. A cache
 may be shared by any number of reports.
 """
 
@@ -40,7 +40,7 @@ VERSION = "1"  # of what is kept; another one computes all anew
 
 @dataclass
 class Judged:
-    """What is known of one picture of one method."""
+    """What is known of one image of one method."""
 
     key: str
     values: dict[str, float | None]  # psnr, ssim, psnr_y, ssim_y, lpips, seconds
@@ -54,14 +54,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Judge:
-    """All that a picture is judged with."""
+    """All that an image is judged with."""
 
     folder: Path  # of what is kept
     readers: Sequence[Reader]
-    minimum: float  # confidence from which a line of the HR picture counts
+    minimum: float  # confidence from which a line of the HR image counts
     lpips: Lpips | Missing
     inception: Inception | Missing
-    pictures: Path | None = None  # where methods' pictures are written, a folder for each
+    pictures: Path | None = None  # where methods' images are written, a folder for each
     conventions: Conventions = PAPER
 
     def judge(self, pair: Pair, method: Method) -> Judged:
@@ -153,7 +153,7 @@ class Judge:
         return np.load(file)
 
     def _make(self, pair: Pair, method: Method, source: str) -> tuple[Made, float]:
-        """A method's picture and the seconds it took; from disk where a run before has left it there."""
+        """A method's image and the seconds it took; from disk where a run before has left it there."""
         if self.pictures is None or not method.keeps:
             begun = time.perf_counter()
             return method.make(pair), time.perf_counter() - begun
@@ -178,7 +178,7 @@ class Judge:
 
 
 class Work:
-    """A pair's pictures, read or made when first asked for."""
+    """A pair's images, read or made when first asked for."""
 
     def __init__(self, pair: Pair, make: Callable[[], tuple[Made, float]]) -> None:
         self._pair, self._make = pair, make

@@ -1,4 +1,4 @@
-"""From what is known of every picture to the rows of report.json: values, intervals, differences, buckets."""
+"""From what is known of every image to the rows of report.json: values, intervals, differences, buckets."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Context:
     drawn: Array  # see bootstrap.draws
     lpips: Missing | None  # None: it is there
     inception: Missing | None
-    hr_features: Array | None  # (pictures, 2048)
-    degradations: tuple[str, ...]  # of each picture
+    hr_features: Array | None  # (images, 2048)
+    degradations: tuple[str, ...]  # of each image
 
 
 def collect_ratios(judged: Sequence[Judged], engines: Sequence[str]) -> dict[str, Ratio]:

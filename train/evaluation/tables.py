@@ -21,7 +21,7 @@ NAMES = {
     "det_precision": "detected P", "det_recall": "detected R", "det_f1": "detected F1",
     "spot_precision": "spotted P", "spot_recall": "spotted R", "spot_f1": "spotted F1",
     "mask_iou": "mask IoU", "mask_f1": "mask F1", "mask_on_lines": "mask on lines", "lines_masked": "lines masked",
-    "seconds": "s a picture",
+    "seconds": "s an image",
 }  # fmt: skip
 LOWER = ("lpips", "fid", "seconds")
 ALWAYS = ("psnr", "ssim", "psnr_y", "ssim_y", "lpips", "fid", "ocr_a", "ocr_a_strict", "line_match")
@@ -133,8 +133,8 @@ def intervals_table(report: Report) -> Table:
     ]
     boot = report["bootstrap"]
     note = (
-        f"{LEVEL} % intervals of the mean, by {boot['draws']} bootstrap draws of the {report['data']['pictures']} pictures "
-        f"(seed {boot['seed']}). FID is no mean over pictures and has none. {engine_note(report)}"
+        f"{LEVEL} % intervals of the mean, by {boot['draws']} bootstrap draws of the {report['data']['pictures']} images "
+        f"(seed {boot['seed']}). FID is no mean over images and has none. {engine_note(report)}"
     )
     return Table("Intervals", ["method", *(NAMES[m] for m in metrics)], cells, note)
 
@@ -146,7 +146,7 @@ def differences_table(report: Report) -> Table:
         for row in rows[1:]
     ]
     note = (
-        f"Each method less {rows[0]['name']} on the same pictures, with the {LEVEL} % interval of that difference by the same "
+        f"Each method less {rows[0]['name']} on the same images, with the {LEVEL} % interval of that difference by the same "
         f"draws; bold where it does not hold zero. {engine_note(report)}"
     )
     return Table(f"Differences to {rows[0]['name']}", ["method", *(NAMES[m] for m in metrics)], cells, note)
@@ -177,7 +177,7 @@ def bucket_table(report: Report, kind: str) -> Table:
         for cells, texts in zip(columns, spans, strict=True)
     ]
     head = ["method", *(f"{name}: {format_count(rows[0]['by'][kind][name]['lines'], 'line')}" for name in names)]
-    note = f"OCR-A as the mean over all lines of a kind, so that one picture with many lines counts more. {engine_note(report)}"
+    note = f"OCR-A as the mean over all lines of a kind, so that one image with many lines counts more. {engine_note(report)}"
     return Table(f"OCR-A by {kind}", head, make_lines([row["name"] for row in rows], columns), note)
 
 
@@ -189,7 +189,7 @@ def degradations_table(report: Report) -> Table:
         for name in names
         for metric in metrics
     ]
-    counts = [format_count(rows[0]["by"]["degradation"][name]["pictures"], "picture") for name in names]
+    counts = [format_count(rows[0]["by"]["degradation"][name]["pictures"], "image") for name in names]
     groups = [("", 1), *((f"{name}: {count}", len(metrics)) for name, count in zip(names, counts, strict=True))]
     head = ["method", *(NAMES[metric] for _ in names for metric in metrics)]
     note = f"{report['data']['degradation']} {engine_note(report)}"
@@ -254,7 +254,7 @@ def engine_note(report: Report) -> str:
 
 def describe_data(report: Report) -> str:
     data = report["data"]
-    text = f"{data['name']}: {format_count(data['pictures'], 'picture')} ({data['layout']}, {data['split']})"
+    text = f"{data['name']}: {format_count(data['pictures'], 'image')} ({data['layout']}, {data['split']})"
     if not report["engines"]:
         return f"{text}. Without OCR."
     row = report["rows"][0]

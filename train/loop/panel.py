@@ -1,4 +1,4 @@
-"""A fixed set of validation pictures: scored and drawn at intervals, so that a run can be looked at."""
+"""A fixed set of validation images: scored and drawn at intervals, so that a run can be looked at."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Panel:
             columns += [mask.expand(-1, 3, -1, -1), self.mask.expand(-1, 3, -1, -1)]
         if outputs[0].responses:
             columns.append(torch.cat([draw_attention(o, self.hr.shape[2]) for o in outputs]))
-        gap = (0, 2, 0, 2)  # white lines between the pictures
+        gap = (0, 2, 0, 2)  # white lines between the images
         rows = torch.cat([F.pad(column, gap, value=1.0) for column in columns], dim=3)
         if path is not None:
             write_png(path, torch.cat(list(rows), dim=1))

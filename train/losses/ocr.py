@@ -1,7 +1,7 @@
 """A loss on what a text recogniser makes of the lines of SR and of HR: its features, or what it reads.
 
-Lines are found in the true mask, cut from both pictures alike, and brought to the recogniser's height; the recogniser
-is frozen, its gradient goes on to the picture. Off in the paper's configs. Judge a model that was trained by it with
+Lines are found in the true mask, cut from both images alike, and brought to the recogniser's height; the recogniser
+is frozen, its gradient goes on to the image. Off in the paper's configs. Judge a model that was trained by it with
 another engine than this one: a network learns what pleases its own reader.
 """
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class OCRLoss(nn.Module):
-    """A distance of the two readings of at most `lines` lines a picture.
+    """A distance of the two readings of at most `lines` lines an image.
 
     kind: `features`: mean squared distance of the last features before the characters; `reading`: Kullback-Leibler
     divergence of what is read in SR from what is read in HR, over the characters, mean over the columns, in nats;
@@ -59,9 +59,9 @@ class OCRLoss(nn.Module):
         self.kind, self.lines = kind, lines
 
     def forward(self, image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1], the true mask (B, 1, H, W) -> scalar, 0 where there is no line.
+        """Images (B, 3, H, W) in [0, 1], the true mask (B, 1, H, W) -> scalar, 0 where there is no line.
 
-        Its gradient reaches the glyphs and NEAR pixels around them only, and both pictures are read through one random
+        Its gradient reaches the glyphs and NEAR pixels around them only, and both images are read through one random
         blur: else the network learns patterns of the ground, and of single pixels, that please its reader and no eye.
         """
         cuts = [(i, window) for i in range(len(image)) for window in pick_random(find_lines(mask[i, 0]), self.lines)]

@@ -1,7 +1,7 @@
 """Where the strokes of text are: SAM-TS as the paper has it, or this project's own text decoder.
 
 segmenter = open_segmenter("sam_tss_l_textseg.pth", sam="sam_vit_l_0b3195.pth", device="cuda")
-(mask,) = segmenter([picture])     # (h, w, 3) uint8 -> (h, w) float32, the probability of text stroke
+(mask,) = segmenter([image])     # (h, w, 3) uint8 -> (h, w) float32, the probability of text stroke
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def open_segmenter(
     precision: fp32, fp16 or bf16, for SAM-TS on a GPU. batch: images or windows that SAM-TS takes at once. Raises
     CheckpointError, ConfigError.
 
-    precision: fp32, fp16 or bf16, for SAM-TS on a GPU. batch: pictures or windows that SAM-TS takes at once. Raises
+    precision: fp32, fp16 or bf16, for SAM-TS on a GPU. batch: images or windows that SAM-TS takes at once. Raises
     CheckpointError, ConfigError.
     """
     from .run import OwnSegmenter, SamTSSegmenter

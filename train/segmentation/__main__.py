@@ -36,18 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     common.add_argument("--sam", type=Path, help="SAM's own sam_vit_*.pth, for a file of Hi-SAM's")
     common.add_argument("--device", default="cpu")
     common.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="fp32")
-    common.add_argument("--batch", type=int, default=8, help="pictures at once (8)")
+    common.add_argument("--batch", type=int, default=8, help="images at once (8)")
     common.add_argument("--threshold", type=float, default=0.5, help="from which probability on it is text (0.5)")
 
-    infer = commands.add_parser("infer", parents=[common], help="write a mask for every picture of a data set")
+    infer = commands.add_parser("infer", parents=[common], help="write a mask for every image of a data set")
     infer.add_argument("-o", "--out", type=Path, required=True, help="masks go to OUT/mask/KEY.png")
     infer.add_argument("--soft", action="store_true", help="keep the probability in shades of grey instead")
-    infer.add_argument("--part", default="0/1", metavar="I/N", help="every N-th picture from the I-th on (0/1)")
-    infer.add_argument("--limit", type=int, help="of the first so many pictures only")
+    infer.add_argument("--part", default="0/1", metavar="I/N", help="every N-th image from the I-th on (0/1)")
+    infer.add_argument("--limit", type=int, help="of the first so many images only")
     infer.set_defaults(run=run_infer)
 
     score = commands.add_parser("score", parents=[common], help="foreground IoU and F-score on a set that has masks")
-    score.add_argument("--limit", type=int, default=100, help="of so many pictures, evenly spaced (100)")
+    score.add_argument("--limit", type=int, default=100, help="of so many images, evenly spaced (100)")
     score.add_argument("--across", type=int, help="pixels that a model of this project sees a line at (128)")
     score.set_defaults(run=run_score)
 
@@ -106,7 +106,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     if arguments.across is not None:
         if not isinstance(segmenter, OwnSegmenter):
             raise ConfigError(
-                f"--across is for a model of this project; {segmenter.name} scales pictures in its own way."
+                f"--across is for a model of this project; {segmenter.name} scales images in its own way."
             )
         segmenter.across = arguments.across
     scores = score_segmenter(segmenter, [source], arguments.limit, threshold=arguments.threshold)

@@ -1,4 +1,4 @@
-"""Fine-tune SAM-TS on pictures with masks of their strokes (TextSeg and BTS, Sec. 3.5): adapters, aligner, decoder.
+"""Fine-tune SAM-TS on images with masks of their strokes (TextSeg and BTS, Sec. 3.5): adapters, aligner, decoder.
 
 A run lives in its `out` folder: `last/state.pt` (all that resuming needs) and the one before it, `model.safetensors` (the
 whole segmenter), `log.jsonl`. Starting it again resumes.
@@ -65,7 +65,7 @@ class FitConfig:
     focal: float = 20.0
     dice: float = 1.0
     iou: float = 1.0
-    scale: tuple[float, float] = (0.5, 2.0)  # of the longer side against the square, drawn for each picture
+    scale: tuple[float, float] = (0.5, 2.0)  # of the longer side against the square, drawn for each image
     tint: float = 0.2  # how far brightness, contrast and saturation wander
     precision: str = "no"  # fp16 or bf16 on a GPU
     workers: int = 2
@@ -93,7 +93,7 @@ def read_config(path: str | Path, overrides: list[str] | None = None) -> FitConf
 class Squares(Dataset[dict[str, Tensor]]):
     """`image` (3, S, S) in 0..255 and `mask` (1, S, S) in 0..1, without end: sample i is drawn from (seed, i) alone.
 
-    Each epoch is a permutation of all items. A picture is scaled, cut or padded to the square, its colours moved a
+    Each epoch is a permutation of all items. An image is scaled, cut or padded to the square, its colours moved a
     little; never mirrored, for text is not.
     """
 

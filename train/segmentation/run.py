@@ -1,4 +1,4 @@
-"""Segmenters at work: pictures of any size in, probabilities of the same size out."""
+"""Segmenters at work: images of any size in, probabilities of the same size out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .sam_ts import checkpoint
 from .sam_ts.network import SamTS
 from .segmenter import Mask, Picture
 
-WINDOW, STRIDE = 512, 384  # of large pictures, as Hi-SAM's authors cut them
-LARGE = 1024  # the longer side from which on a picture is cut
+WINDOW, STRIDE = 512, 384  # of large images, as Hi-SAM's authors cut them
+LARGE = 1024  # the longer side from which on an image is cut
 
 
 def make_windows(shape: tuple[int, ...], tile: int, overlap: int) -> list[tuple[tuple[slice, slice], Tensor]]:
@@ -40,7 +40,7 @@ def make_windows(shape: tuple[int, ...], tile: int, overlap: int) -> list[tuple[
 
 
 class SamTSSegmenter:
-    """Each picture, or window of a large one, fills the network's square by its longer side."""
+    """Each image, or window of a large one, fills the network's square by its longer side."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class SamTSSegmenter:
         self.dtype = DTYPES[precision]
 
     def __call__(self, images: list[Picture]) -> list[Mask]:
-        """Windows of all pictures go through in common batches."""
+        """Windows of all images go through in common batches."""
         side = self.model.config.image
         large, window, stride = (value * side // 1024 for value in (LARGE, WINDOW, STRIDE))
         whole = [max(image.shape[:2]) <= large for image in images]
@@ -80,7 +80,7 @@ class SamTSSegmenter:
 
     @torch.inference_mode()
     def _logits(self, cuts: list[Picture]) -> list[Tensor]:
-        """One batch through the network; each answer (h, w) at its picture's size, on the CPU."""
+        """One batch through the network; each answer (h, w) at its image's size, on the CPU."""
         side, squares, sizes = self.model.config.image, [], []
         for cut in cuts:
             height, width = cut.shape[:2]
@@ -105,7 +105,7 @@ TILE, OVERLAP = 512, 128
 
 
 class OwnSegmenter:
-    """A model of this project that sees the picture as if it had been upscaled already, and of which only the mask counts.
+    """A model of this project that sees the image as if it had been upscaled already, and of which only the mask counts.
 
     It draws strokes best when they are as large as in its training and a little more: see `factor`.
     """
@@ -125,7 +125,7 @@ class OwnSegmenter:
         A line of text, long and low, is brought to `across` pixels (at most four times); any other image is doubled, or left
         as it is beyond 1024 pixels.
 
-        A line of text, long and low, is brought to `across` pixels (at most four times); any other picture is doubled, one
+        A line of text, long and low, is brought to `across` pixels (at most four times); any other image is doubled, one
         beyond 1024 pixels stays as it is.
         """
         short, long = min(height, width), max(height, width)

@@ -1,4 +1,4 @@
-"""What a segmenter is: pictures in, probabilities of text stroke out."""
+"""What a segmenter is: images in, probabilities of text stroke out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Segmenter(Protocol):
     digest: str  # sha256 of its weights: what a mask's provenance names
 
     def __call__(self, images: list[Picture]) -> list[Mask]:
-        """(h, w, 3) RGB pictures of any sizes -> (h, w) probabilities of text stroke."""
+        """(h, w, 3) RGB images of any sizes -> (h, w) probabilities of text stroke."""
         ...
 
 

@@ -137,7 +137,7 @@ class Steps:
 
         pictures = run_step(self.masks, workers, quiet=quiet)
         found = Counter(picture["status"] for picture in pictures)
-        counts.update({"text pictures": found.total(), "broken text pictures": found["broken"]})
+        counts.update({"text images": found.total(), "broken text images": found["broken"]})
         write_quarantine(out, pictures)
         if done < 1:
             return False

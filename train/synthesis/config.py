@@ -17,11 +17,11 @@ from ..config import load_table, merge_tables, parse_override
 
 @dataclass(frozen=True, kw_only=True)
 class ForegroundConfig:
-    """Pictures of text. `source`: kind, path and the kind's options, as `data/sources` opens them."""
+    """Images of text. `source`: kind, path and the kind's options, as `data/sources` opens them."""
 
     source: dict[str, Any]
-    limit: int | None = None  # take so many of its pictures, from the first on
-    # A crop is one line as it is (CTR), a picture with lines in it, or a picture to cut its lines out of.
+    limit: int | None = None  # take so many of its images, from the first on
+    # A crop is one line as it is (CTR), an image with lines in it, or an image to cut its lines out of.
     crops: Literal["line", "picture", "cut"] = "line"
     margin: float = 0.25  # what is left around a line that is cut out, in line heights
     # false: keep every crop whose mask is not empty, whatever OCR reads: for masks drawn by hand (TextSeg, BTS). The paper
@@ -31,7 +31,7 @@ class ForegroundConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundConfig:
-    """Pictures without text."""
+    """Images without text."""
 
     source: dict[str, Any]
     limit: int | None = None
@@ -39,7 +39,7 @@ class BackgroundConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """Masks for pictures that come without."""
+    """Masks for images that come without."""
 
     model: str = "compact"  # as `open_segmenter` takes it
     sam: str | None = None  # SAM's own file, which Hi-SAM's published ones need

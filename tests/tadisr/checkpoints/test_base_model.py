@@ -203,7 +203,7 @@ def test_a_vae_for_a_unet_and_none_at_all(whole: TADiSR, kolors_base: Path, tmp_
         load_base(kolors_base, whole.config, vae=tmp_path / "flux_vae.safetensors")
 
 
-# ---- number types and memory ----------------------------------------------------------------------------------------
+# ---- dtypes and memory ----------------------------------------------------------------------------------------
 
 
 def test_a_tensor_that_is_wanted_as_it_is_stays_in_its_file(kolors_base: Path) -> None:

@@ -80,7 +80,7 @@ def imported(release: Release, path: Path, *, prompt: bool = True) -> Path:
 
 @torch.inference_mode()
 def as_the_authors_run_it(release: Release, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Their forward, peft and all, on the mode of the latent: image (B, 3, H, W) in [0, 1] -> picture, mask logits."""
+    """Their forward, peft and all, on the mode of the latent: image (B, 3, H, W) in [0, 1] -> image, mask logits."""
     vae, prompt = release.vae, load_file(release.prompt)
     hidden, skips = vae.encoder.conv_in(image * 2 - 1), []
     for block in vae.encoder.down_blocks:

@@ -31,7 +31,7 @@ def test_a_folder_keeps_its_tree_and_passes_over_the_rest(tmp_path: Path) -> Non
     picture(source / "deep" / "er" / "b.jpg", 20, 5)
     picture(source / "deep" / "grey.tif", 7, 9, "L")
     picture(source / "clear.png", 6, 6, "RGBA")
-    (source / "notes.txt").write_text("no picture")
+    (source / "notes.txt").write_text("no image")
     out = tmp_path / "out"
     assert main(["upscale", str(source), "-o", str(out), "--mask"]) == 0
     written = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
@@ -56,7 +56,7 @@ def test_a_broken_picture_fails_and_the_others_are_written(tmp_path: Path, capsy
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
     said = capsys.readouterr()
     assert "bad.png" in said.err
-    assert "1 of 2 pictures upscaled" in said.out
+    assert "1 of 2 images upscaled" in said.out
 
 
 def test_globs_and_names_that_meet(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_globs_and_names_that_meet(tmp_path: Path) -> None:
 def test_a_picture_never_overwrites_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [str(picture(tmp_path / name)) for name in ("a.png", "a_mask.png")]
     assert main(["upscale", *names, "-o", str(tmp_path / "out"), "--mask"]) == 1
-    assert "a_mask.png would be both a picture and a mask" in capsys.readouterr().err
+    assert "a_mask.png would be both an image and a map" in capsys.readouterr().err
     assert main(["upscale", *names, "-o", str(tmp_path / "out")]) == 0
 
 
@@ -78,7 +78,7 @@ def test_a_picture_never_overwrites_a_mask(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "message"),
     [
         (["upscale", "nowhere.png"], "There is no nowhere.png"),
-        (["upscale", "."], "No pictures in ."),
+        (["upscale", "."], "No images in ."),
         (["upscale", "a.png", "--model", "nowhere.safetensors"], "no file nowhere.safetensors"),
         (["upscale", "a.png", "--device", "cuda:99"], "cannot be used"),
         (["info", "a.png"], "not a whole safetensors file"),

@@ -73,7 +73,7 @@ def test_a_second_run_leaves_results_out_and_can_skip(tmp_path: Path, capsys: py
     small(tmp_path / "c.png")
     capsys.readouterr()
     assert upscale(tmp_path, "-o", tmp_path / "out", "--skip-existing") == 0
-    assert "1 of 1 pictures upscaled" in (said := capsys.readouterr().out) and "2 skipped, which exist" in said
+    assert "1 of 1 images upscaled" in (said := capsys.readouterr().out) and "2 skipped, which exist" in said
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == stamp
 
 
@@ -90,7 +90,7 @@ def test_one_image_becomes_one_file_of_its_ending(suffix: str, tmp_path: Path) -
 def test_what_does_not_go_together_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = small(tmp_path / "a.png"), small(tmp_path / "b.png")
     for arguments, message in (
-        ([first, second, "-o", tmp_path / "c.jpg"], "is one file, but there are 2 pictures"),
+        ([first, second, "-o", tmp_path / "c.jpg"], "is one file, but there are 2 images"),
         ([first, "-o", tmp_path / "c.gif"], "of a format that is not written: choose one of .png, .jpg"),
         ([first, "-o", tmp_path / "c.jpg", "--format", "png"], "ends as jpg, but --format is png"),
         ([first, "-o", tmp_path / "c.jpg", "--quality", 0], "quality is 0, expected 1 to 100"),

@@ -63,7 +63,7 @@ def test_a_folder_of_100_images_resumes_after_a_kill(tmp_path: Path) -> None:
     process = start(source, out)
     said = process.communicate(timeout=240)[0].decode()
     left = COUNT - len(first)
-    assert f"{left} of {left} pictures upscaled" in said and f"{len(first)} skipped, which exist" in said
+    assert f"{left} of {left} images upscaled" in said and f"{len(first)} skipped, which exist" in said
     results = {path.relative_to(out): path for path in out.rglob("*.png")}
     assert results.keys() == {path.relative_to(source) for path in source.rglob("*.png")}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items())
@@ -97,7 +97,7 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     rest = make_plan([str(tmp_path / "in")], tmp_path / "out", skip_existing=True)
     assert rest.jobs == plan.jobs[3:]
     summary = upscale_files(rest, enlarge, Results())
-    assert "3 of 3 pictures upscaled" in summarize(summary, rest, tmp_path / "out")
+    assert "3 of 3 images upscaled" in summarize(summary, rest, tmp_path / "out")
 
 
 def test_pages_and_masks_are_complete_when_the_first_file_is(tmp_path: Path) -> None:

@@ -327,5 +327,5 @@ def test_a_name_that_says_another_format(tmp_path: Path) -> None:
     draw_sign().save(tmp_path / "a.jpg", format="PNG")
     assert (read_one(tmp_path / "a.jpg").pixels == pixels_of(draw_sign())).all()
     (tmp_path / "b.jpg").write_text("<html>not found", encoding="utf-8")
-    with pytest.raises(ImageError, match="no picture this program can read"):
+    with pytest.raises(ImageError, match="no image this program can read"):
         read_one(tmp_path / "b.jpg")

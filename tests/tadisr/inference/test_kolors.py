@@ -1,4 +1,4 @@
-"""Kolors at work: diffusers' own arithmetic, number types, the adapter's strength, memory counted."""
+"""Kolors at work: diffusers' own arithmetic, dtypes, the adapter's strength, memory counted."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_latent_sampled_anew_on_a_base_is_decoded_without_its_picture(tiny_kol
 def test_one_mask_or_one_for_each_picture(compact: TADiSR) -> None:
     samples, source = stages.encode(compact, torch.rand(2, 3, 8, 8))
     z, attention = stages.denoise(compact, samples, source)
-    with pytest.raises(ImageError, match="3 masks for 2 pictures"):
+    with pytest.raises(ImageError, match="3 masks for 2 images"):
         stages.decode(compact, z, attention, guide=torch.rand(3, 1, 8, 8))
 
 
@@ -107,7 +107,7 @@ def test_a_resized_latent_gives_a_resized_picture(model: TADiSR) -> None:
         (lambda z: z.rot90(1, (2, 3)), "flipped or turned"),
         (lambda z: z[..., :4, :4], "does not bring"),
         (lambda z: torch.randn(2, *z.shape[1:]), "does not bring"),
-        (lambda z: torch.randn(3, *z.shape[1:]), "of 2 pictures, the latent of 3 others"),
+        (lambda z: torch.randn(3, *z.shape[1:]), "of 2 images, the latent of 3 others"),
         (lambda z: z[:, :3], "does not fit the .* model: expected"),
         (lambda z: z * float("nan"), "NaN or infinite"),
         (lambda z: z[0], "does not fit"),
@@ -131,7 +131,7 @@ def test_progress_counts_pictures(compact: TADiSR) -> None:
 
 @pytest.fixture(scope="module")
 def scene() -> tuple[TADiSR, Tensor, stages.Attention, Source, tadisr.Upscaled]:
-    """The shipped model on a picture with text, up to the decoders."""
+    """The shipped model on an image with text, up to the decoders."""
     from tadisr.images import read_image
 
     model = tadisr.load()

@@ -128,7 +128,7 @@ def test_pictures_of_a_batch_share_tiles_and_keep_their_order() -> None:
 
 
 def test_only_a_batch_of_tiles_is_ever_upscaled() -> None:
-    """However large the picture, what the model is given stays the same."""
+    """However large the image, what the model is given stays the same."""
     largest: list[int] = []
 
     def watched(tile: Tensor, windows: object) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""From a picture to the result: any size, channels, batch, scale; no seams; the same bytes twice."""
+"""From an image to the result: any size, channels, batch, scale; no seams; the same bytes twice."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def seam(picture: Tensor, columns: list[int]) -> float:
 
 
 def test_no_seams(shipped: TADiSR) -> None:
-    """Where tiles begin and end the tiled picture has no step that the whole one lacks, in picture and mask."""
+    """Where tiles begin and end the tiled image has no step that the whole one lacks, in image and mask."""
     lr = read_image(SAMPLE)[..., 20:120, 10:200]
     whole = upscale(shipped, lr, tiling=Tiling(tile=2048, overlap=0, margin=0))
     tiled = upscale(shipped, lr, tiling=Tiling(tile=256, overlap=128, margin=0))
@@ -355,7 +355,7 @@ def test_a_guide_goes_through_the_tiles(shipped: TADiSR) -> None:
 def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
     compact: TADiSR, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The coarse pass sees the whole picture in one tile; its mask decides where the tiles are joined."""
+    """The coarse pass sees the whole image in one tile; its mask decides where the tiles are joined."""
     lr = torch.rand(2, 3, 100, 60)
     seen: list[Tensor] = []
     real = pipeline.blend_tiles

@@ -51,7 +51,7 @@ def test_the_flow_steps_from_the_timestep_nearest_to_200(shift: float) -> None:
 
 
 def test_denoise_is_the_plain_transformers_step(model: TADiSR) -> None:
-    """Bit for bit, with the picture's own size as its condition, listening or not; and it has one map a layer."""
+    """Bit for bit, with the image's own size as its condition, listening or not; and it has one map a layer."""
     latent, size = torch.randn(2, 16, 8, 12), torch.tensor([[64.0, 96.0]]).expand(2, -1)
     with torch.inference_mode():
         velocity = plain(model)(

@@ -12,7 +12,7 @@ from tadisr.visualization import attention_heatmap
 
 
 def attention() -> Attention:
-    """Two layers of two heads on a picture of 16 x 24 with padding to 16 x 32, each head one number everywhere."""
+    """Two layers of two heads on an image of 16 x 24 with padding to 16 x 32, each head one number everywhere."""
     down = torch.tensor([[1.0, 3.0], [5.0, 7.0]])[:, :, None, None].expand(2, 2, 2, 4)
     up = torch.tensor([[10.0], [20.0]])[:, :, None, None].expand(2, 1, 1, 2)
     return Attention(
@@ -61,7 +61,7 @@ def test_colours_rise_with_the_heat_and_lie_over_a_picture(name: str) -> None:
     over = attention_heatmap.overlay_heat(heat, torch.zeros(1, 4, 16, 128), name, opacity=0.5)
     assert over.shape == (1, 3, 16, 128)
     assert (over.mean() - colors.mean() / 2).abs() < 0.02
-    with pytest.raises(ImageError, match="2 pictures for 1 heat maps"):
+    with pytest.raises(ImageError, match="2 images for 1 heat maps"):
         attention_heatmap.overlay_heat(heat, torch.zeros(2, 3, 8, 8), name)
     with pytest.raises(ConfigError, match="colour map"):
         attention_heatmap.colorize_heat(heat, "rainbow road")

@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 
 
 def picture(path: Path, height: int, width: int, channels: int = 3, **options: object) -> np.ndarray:
-    """A smooth random picture."""
+    """A smooth random image."""
     small = torch.from_numpy(RNG.random((1, channels, 3, 3))).float()
     pixels = (resize(small, (height, width))[0].permute(1, 2, 0) * 255).round().byte().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def test_ftsr_and_its_split(tmp_path: Path) -> None:
     given = np.array(Image.open(folder / "sr_bicubic" / "0000010.png"))
     assert (pair.upscaled == given).all() and pair.lr.shape == (8, 8, 3)
     again = resize(torch.from_numpy(pair.lr).permute(2, 0, 1)[None] / 255, (32, 32))[0].permute(1, 2, 0) * 255
-    assert np.abs(again.numpy() - given).mean() < 3  # the LR picture leads back to it
+    assert np.abs(again.numpy() - given).mean() < 3  # the LR image leads back to it
     assert pair.mask is not None and pair.mask.shape == (32, 32)
     assert pickle.loads(pickle.dumps(pairs))[0] == pair  # for data workers
 
@@ -90,7 +90,7 @@ def test_realce_goes_by_its_lists(tmp_path: Path) -> None:
     assert pair.is_upscaled and pair.upscaled.shape == pair.hr.shape == (24, 40, 3) and pair.lr.shape == (6, 10, 3)
     assert pair.mask is not None and pair.mask.shape == (24, 40)
     (folder / "aligned_list_eval.txt").write_text("IMG_3\nIMG_9\n")
-    with pytest.raises(ConfigError, match=r"52mm_aligned_1024 has no picture IMG_9 \(1 of 2 are missing\)"):
+    with pytest.raises(ConfigError, match=r"52mm_aligned_1024 has no image IMG_9 \(1 of 2 are missing\)"):
         open_pairs(folder)
 
 
@@ -113,7 +113,7 @@ def test_sides_that_are_no_multiple_of_four(tmp_path: Path) -> None:
     pair = open_pairs(tmp_path)[0]
     assert pair.upscaled.shape == (30, 33, 3) and pair.lr.shape == (8, 9, 3)
     picture(tmp_path / "lr" / "a.png", 7, 8)
-    with pytest.raises(ImageError, match=r"lr/a\.png is 8x7, .*hr/a\.png 33x30: expected LR pictures of the same"):
+    with pytest.raises(ImageError, match=r"lr/a\.png is 8x7, .*hr/a\.png 33x30: expected LR images of the same"):
         _ = open_pairs(tmp_path)[0].lr
 
 
@@ -201,13 +201,13 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has hr/, but no lr/"):
         open_pairs(tmp_path)
     (tmp_path / "lr").mkdir()
-    with pytest.raises(ConfigError, match="hr has no pictures"):
+    with pytest.raises(ConfigError, match="hr has no images"):
         open_pairs(tmp_path)
     plain(tmp_path, ["a", "b"])
     with pytest.raises(ConfigError, match="split is 'val', expected auto, all, train or test"):
         open_pairs(tmp_path, split="val")  # pyright: ignore[reportArgumentType]
     (tmp_path / "hr" / "b.png").unlink()
-    with pytest.raises(ConfigError, match=r"hr has no picture b, .*lr has \(1 such\)"):
+    with pytest.raises(ConfigError, match=r"hr has no image b, .*lr has \(1 such\)"):
         open_pairs(tmp_path)
     picture(tmp_path / "hr" / "a.bmp", 24, 32)
     with pytest.raises(ConfigError, match=r"a\.bmp and .*a\.png have one name"):
@@ -220,6 +220,6 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(ImageError, match=r"a\.png is broken"):
         _ = Pair("a", path, path).hr
-    path.write_text("no picture")
-    with pytest.raises(ImageError, match=r"a\.png is no picture"):
+    path.write_text("no image")
+    with pytest.raises(ImageError, match=r"a\.png is no image"):
         _ = Pair("a", path, path).hr

@@ -97,7 +97,7 @@ def test_bts_lists_images_with_their_masks(tmp_path: Path, ending: str) -> None:
     assert [source.key(i) for i in range(3)] == ["TRAIN/1_0001", "TRAIN/1_0002", "VAL/2_0001"]
     item = source[2]
     assert item.mask is not None and item.mask[0, :3].tolist() == [0, 255, 0]
-    assert {source[i].label for i in range(3)} == {None}  # pictures and masks are known of it; all else is left alone
+    assert {source[i].label for i in range(3)} == {None}  # images and masks are known of it; all else is left alone
     assert len(open_source("bts", tmp_path, split="VAL")) == len(open_source("bts", tmp_path / "VAL")) == 1
 
 
@@ -206,7 +206,7 @@ def test_procedural_backgrounds_are_reproducible() -> None:
     assert not np.array_equal(source[0].image, source[1].image)
 
 
-# ---- pictures as people have them -----------------------------------------------------------------------------------
+# ---- images as people have them -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK", "I;16"])
@@ -228,7 +228,7 @@ def test_a_mask_lies_on_the_picture_as_stored_whatever_exif_says(tmp_path: Path)
     write(tmp_path / "masks" / "a.png", mask(255))
     assert open_source("folder", tmp_path, masks="masks")[0].image.shape == (16, 24, 3)
     write(tmp_path / "masks" / "a.png", mask(255, width=9))
-    with pytest.raises(SourceError, match=r"masks/a.png is 9x16, its picture .*a.png 24x16"):
+    with pytest.raises(SourceError, match=r"masks/a.png is 9x16, its image .*a.png 24x16"):
         open_source("folder", tmp_path, masks="masks")[0]
 
 
@@ -248,7 +248,7 @@ def test_a_broken_picture_is_named(tmp_path: Path, damage: str) -> None:
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes({"truncated": data[: len(data) // 2], "text": b"no picture", "empty": b""}[damage])
+        path.write_bytes({"truncated": data[: len(data) // 2], "text": b"no image", "empty": b""}[damage])
     with pytest.raises(SourceError, match=r"photo\.jpg cannot be read"):
         source[0]
 
@@ -276,7 +276,7 @@ def test_wrong_requests_are_refused_in_one_sentence(tmp_path: Path) -> None:
         ("folder", None, {}, "needs a path"),
         ("rendered", tmp_path, {}, "takes no path"),
         ("folder", tmp_path / "none", {}, "There is no folder"),
-        ("folder", tmp_path, {}, "has no pictures"),
+        ("folder", tmp_path, {}, "has no images"),
         ("bts", tmp_path, {"splt": "TRAIN"}, "does not know an option"),
         ("rendered", None, {"height": (90, 20)}, "two sizes"),
     ):

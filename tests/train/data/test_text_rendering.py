@@ -54,7 +54,7 @@ def test_shapes_and_ranges(stream: RenderedText) -> None:
 
 @pytest.mark.parametrize("kind", SCENES)
 def test_the_mask_is_exactly_where_ink_changed_the_picture(kind: str, stream: RenderedText) -> None:
-    """Every scene: drawn again without its text, the picture differs where the mask says, nowhere else."""
+    """Every scene: drawn again without its text, the image differs where the mask says, nowhere else."""
     differing = 0
     for seed in range(6):
         pictures = []

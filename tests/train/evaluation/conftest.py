@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of results: the HR pictures themselves, but for a letter; their masks moved by half."""
+    """A folder of results: the HR images themselves, but for a letter; their masks moved by half."""
     folder = tmp_path_factory.mktemp("finished")
     for number, lines in enumerate(LINES):
         sign(tuple(line.replace("CLOSED", "CLOSER") for line in lines), number).save(folder / f"{number}.png")

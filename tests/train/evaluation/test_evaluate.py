@@ -50,7 +50,7 @@ def test_every_method_has_a_row_with_independent_figures(report: Path, data: Pat
 
 
 def test_ocr_a_is_the_librarys(report: Path, data: Path, finished: Path) -> None:
-    """What TADiSRCompareText counts with, on the same pictures; the bare wall does not count."""
+    """What TADiSRCompareText counts with, on the same images; the bare wall does not count."""
     reader = ocr.open_reader("rapidocr")
     scores = []
     for number in range(3):
@@ -74,7 +74,7 @@ def test_labels_are_another_measure(report: Path) -> None:
 
 
 def test_spotting_against_labels_with_boxes(report: Path) -> None:
-    """Picture 0 has two labelled boxes: in HR's copy with CLOSER both are detected, one is spotted."""
+    """Image 0 has two labelled boxes: in HR's copy with CLOSER both are detected, one is spotted."""
     row = rows(report)["finished"]
     assert (row["det_precision"], row["det_recall"], row["det_f1"]) == (1, 1, 1)
     assert (row["spot_precision"], row["spot_recall"], row["spot_f1"]) == (0.5, 0.5, 0.5)
@@ -136,7 +136,7 @@ def test_masks_beside_the_lines_that_are_read(report: Path) -> None:
 def test_the_same_again_computes_nothing(
     report: Path, data: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Everything is kept: the second report is the first one, without a picture made or a line read."""
+    """Everything is kept: the second report is the first one, without an image made or a line read."""
 
     def refuse(*_arguments: object) -> None:
         raise AssertionError("this was done already")
@@ -167,7 +167,7 @@ def test_the_same_again_computes_nothing(
     picture = finished / "1.png"
     before = picture.read_bytes()
     Image.open(picture).rotate(2).save(picture)
-    with pytest.raises(AssertionError, match="done already"):  # another picture is not taken for the first
+    with pytest.raises(AssertionError, match="done already"):  # another image is not taken for the first
         main([*arguments, "-o", str(tmp_path / "other")])
     picture.write_bytes(before)
 
@@ -199,7 +199,7 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pyt
     assert main(arguments) == 130 and made == ["0", "1", "stop"]
     monkeypatch.setattr(
         "train.evaluate.page.render_report", lambda *_: ""
-    )  # which shows pictures, and so makes them again
+    )  # which shows images, and so makes them again
     assert main(arguments) == 0 and made == ["0", "1", "stop", "2"]
     assert rows(tmp_path)["lanczos"]["ocr_a"] is None
 
@@ -298,14 +298,14 @@ def test_results_of_another_size_are_refused(data: Path, tmp_path: Path, capsys:
     Image.new("L", (20, 10)).save(tmp_path / "0_mask.png")
     arguments = ["--data", str(data), "--model", "none", "--engine", "none", "-o", str(tmp_path / "report")]
     assert main([*arguments, "--results", str(tmp_path)]) == 1
-    assert f"0_mask.png is 20x10, its HR picture {SIZE[0]}x{SIZE[1]}" in capsys.readouterr().err
+    assert f"0_mask.png is 20x10, its HR image {SIZE[0]}x{SIZE[1]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--results", "{tmp}/none"], "There is no folder .*none of results"),
-        (["--results", "{tmp}"], r"has no picture 0: results are named as the HR pictures"),
+        (["--results", "{tmp}"], r"has no image 0: results are named as the HR images"),
         (["--baseline", "bicubic", "--baseline", "bicubic"], "Two methods are called bicubic"),
         (["--baseline", "cubic"], "'cubic' is no baseline, expected bicubic, lanczos, esrgan:FILE or segmenter:FILE"),
         (["--baseline", "esrgan:{tmp}/none.pth"], "There is no file .*none.pth"),

@@ -22,7 +22,7 @@ RNG = np.random.default_rng(1)
 
 @pytest.fixture(scope="module")
 def two() -> tuple[np.ndarray, np.ndarray]:
-    """A picture with structure, and the same with noise."""
+    """An image with structure, and the same with noise."""
     rows, columns = np.mgrid[0:70, 0:90]
     first = 127 + 100 * np.sin(np.stack([rows / 3, columns / 5, (rows + columns) / 7], -1))
     second = first + RNG.normal(0, 12, first.shape)
@@ -90,7 +90,7 @@ def test_mask_counts_by_hand() -> None:
     assert metrics.count_mask_pixels(mask, target) == (1, 1, 1)
 
 
-@pytest.mark.parametrize(("n", "m"), [(5, 7), (30, 25)])  # fewer and more pictures than features
+@pytest.mark.parametrize(("n", "m"), [(5, 7), (30, 25)])  # fewer and more images than features
 def test_frechet_is_the_formula(n: int, m: int) -> None:
     """Against the root of the covariances' product, by scipy."""
     from scipy.linalg import sqrtm
@@ -180,7 +180,7 @@ def test_fid_of_features_is_torchmetrics() -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Means(torch.nn.Module):
-        """Twelve features of a picture: four means of each channel."""
+        """Twelve features of an image: four means of each channel."""
 
         num_features = 12
 
@@ -230,7 +230,7 @@ def test_intervals_by_hand() -> None:
     better, worse = Ratio.mean([1.0, 5.0, 9.0, 3.0]), Ratio.mean([0.5, 4.5, 8.5, 2.5])
     found = bootstrap.difference_interval(
         better, worse, drawn
-    )  # paired: half a point on every picture, without any doubt
+    )  # paired: half a point on every image, without any doubt
     assert found == pytest.approx((0.5, 0.5, 0.5))
     assert Ratio.mean([None, None]).value is None
     assert bootstrap.confidence_interval(Ratio.mean([None] * 4), drawn) is None

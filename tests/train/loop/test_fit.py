@@ -81,7 +81,7 @@ def test_a_header_names_its_readers_not_their_folders(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_improves_unseen_samples(tmp_path: Path) -> None:
-    """A hundred steps bring every term down on pictures it has not seen."""
+    """A hundred steps bring every term down on images it has not seen."""
     from train.data.triplets import open_held_out_samples
     from train.losses import Objective
 

@@ -316,7 +316,7 @@ def test_the_infer_command_on_an_lmdb(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_score_command_counts_pixels_over_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two pictures of 8 x 10: half of the first's mask is found, the second's is found and as much again."""
+    """Two images of 8 x 10: half of the first's mask is found, the second's is found and as much again."""
     for name, dark, drawn in (("a", 5, 10), ("b", 10, 5)):
         picture, mask = np.full((8, 10, 3), 255, np.uint8), np.zeros((8, 10), np.uint8)
         picture[:, :dark], mask[:, :drawn] = 0, 255

@@ -1,4 +1,4 @@
-"""SAM-TS: key for key as published, number for number as transformers' SAM; segmenters on pictures of any size."""
+"""SAM-TS: key for key as published, number for number as transformers' SAM; segmenters on images of any size."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-# ---- pictures -------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------------------------
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -333,7 +333,7 @@ def test_a_small_picture_fills_the_square_as_hi_sam_scales_it(tmp_path: Path) ->
 
 
 def test_windows_join_without_a_seam(tmp_path: Path) -> None:
-    """A network that answers with the brightness it sees gives back the picture, whatever the windows."""
+    """A network that answers with the brightness it sees gives back the image, whatever the windows."""
 
     class Brightness(SamTS):
         def forward(self, image: Tensor) -> Any:

@@ -68,7 +68,7 @@ def test_the_index_says_where_everything_came_from(made: Path, pictures: Path) -
 def test_broken_pictures_are_set_aside_and_readable_grounds_dropped(made: Path) -> None:
     rows = [json.loads(row) for row in (made / "quarantine.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and all("b_broken" in row["key"] for row in rows)
-    assert all("cannot be read as a picture" in row["reason"] for row in rows)
+    assert all("cannot be read as an image" in row["reason"] for row in rows)
     grounds = {r["key"]: r for r in read_records(made / "work/backgrounds/journal.jsonl")}
     page = next(r for key, r in grounds.items() if "a_page" in key)
     assert page["status"] == "dropped" and page["reason"] == "text" and "Harbour" in page["why"]

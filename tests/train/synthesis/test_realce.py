@@ -52,7 +52,7 @@ def seen_by(
 
 
 def coarse(picture: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A quarter of the size, darker, with noise: the 13 mm picture."""
+    """A quarter of the size, darker, with noise: the 13 mm image."""
     small = cv2.resize(picture, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA).astype(np.float32)
     noise = np.random.default_rng(seed).normal(0, 2, small.shape)
     return (small * 0.85 + 8 + noise).clip(0, 255).astype(np.uint8)
@@ -120,7 +120,7 @@ def write(path: Path, picture: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def real_ce(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/: straight, shifted, of another scene, broken; val/: turned, and one without its 13 mm picture."""
+    """train/: straight, shifted, of another scene, broken; val/: turned, and one without its 13 mm image."""
     root = tmp_path_factory.mktemp("Real-CE")
     a, b, c = scene(11), scene(12), scene(13)
     for part, name, near, far in (

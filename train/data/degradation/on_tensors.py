@@ -1,7 +1,7 @@
 """The degradation recipe on batches of tensors, on the CPU or a GPU, with the resizers of Real-ESRGAN's own code.
 
-Everything that is drawn per picture comes from its numpy Generator. The noise fields come from a torch generator
-of the device, seeded by it: a picture's LR is the same in any batch, and the same run after run on one kind of device.
+Everything that is drawn per image comes from its numpy Generator. The noise fields come from a torch generator
+of the device, seeded by it: an image's LR is the same in any batch, and the same run after run on one kind of device.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def degrade_batch(hr: Tensor, preset: str, rngs: Sequence[Generator]) -> Tensor:
     if preset not in RECIPES:
         raise ConfigError(f"There is no degradation {preset!r} on batches; known are {', '.join(RECIPES)}.")
     if hr.shape[2] % SCALE or hr.shape[3] % SCALE:
-        raise ImageError(f"The picture is {hr.shape[3]} x {hr.shape[2]}, expected multiples of {SCALE}.")
+        raise ImageError(f"The image is {hr.shape[3]} x {hr.shape[2]}, expected multiples of {SCALE}.")
     return torch.stack(RECIPES[preset](list(hr), rngs, Tensors())).clamp(0, 1)
 
 
 class Tensors:
-    """Pictures are (3, h, w); those of one size go through an operation together."""
+    """Images are (3, h, w); those of one size go through an operation together."""
 
     def size(self, image: Tensor) -> Size:
         return image.shape[1], image.shape[2]

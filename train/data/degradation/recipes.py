@@ -102,7 +102,7 @@ T = TypeVar("T")
 
 
 class Tools(Protocol[T]):
-    """What the recipe does to pictures. Lists go in step; None in a list leaves that picture as it is."""
+    """What the recipe does to images. Lists go in step; None in a list leaves that image as it is."""
 
     def size(self, image: T) -> Size: ...
     def blur(self, images: list[T], kernels: Sequence[Kernel | None]) -> list[T]: ...
@@ -192,11 +192,11 @@ def draw_resizer(rng: Generator) -> str:
     return RESIZERS[int(rng.choice(len(RESIZERS)))]
 
 
-# ---- its tools for pictures in memory -------------------------------------------------------------------------------
+# ---- its tools for images in memory -------------------------------------------------------------------------------
 
 
 class Pictures:
-    """OpenCV, one picture after the other."""
+    """OpenCV, one image after the other."""
 
     WAYS = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}  # noqa: RUF012
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: data sets in the layouts their owners publish, folders, and text rendered here.
+"""Where images come from: data sets in the layouts their owners publish, folders, and text rendered here.
 
 for item in map(open_source("textseg", Path("TextSeg"), split="train").__getitem__, range(10)): ...
 """
@@ -20,8 +20,8 @@ __all__ = ["KINDS", "LICENCES", "Entry", "Files", "Item", "Source", "SourceError
 # What is known of the owners' terms. Where their text has not been read for this table it says so; their pages count.
 UNREAD = "see the owners' page, its text was not verified here"
 LICENCES = {
-    "folder": "whatever the pictures' owner allows",
-    "lsdir": f"said to be for academic research, the pictures their photographers' (from Flickr); {UNREAD}",
+    "folder": "whatever the images' owner allows",
+    "lsdir": f"said to be for academic research, the images their photographers' (from Flickr); {UNREAD}",
     "ctr": f"said to be for research; made of RCTW, ReCTS, LSVT, ArT, CTW and MTWI, each with its own terms; {UNREAD}",
     "ctr-derived": f"as CTR, from which the crops are; {UNREAD}",
     "textseg": f"said to be for non-commercial research, on request; {UNREAD}",
@@ -70,5 +70,5 @@ def open_source(kind: str, path: str | Path | None = None, *, name: str | None =
             raise
         raise SourceError(f"A source of kind {kind} does not know an option: {error}.") from error
     if not entries:
-        raise SourceError(f"{path} has no pictures, as a source of kind {kind}.")
+        raise SourceError(f"{path} has no images, as a source of kind {kind}.")
     return Files(entries, name=name, kind=kind, licence=licence, strokes=strokes)

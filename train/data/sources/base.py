@@ -1,4 +1,4 @@
-"""What a source of pictures is, and how a picture on disk becomes an array."""
+"""What a source of images is, and how an image on disk becomes an array."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Pixels = NDArray[np.uint8]
 
 
 class SourceError(TADiSRError):
-    """A data set, or one picture of it, is missing, broken, or not laid out as its owners publish it."""
+    """A data set, or one image of it, is missing, broken, or not laid out as its owners publish it."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture and what is known of the text in it."""
+    """One image and what is known of the text in it."""
 
     key: str
     image: Pixels  # (h, w, 3) RGB
@@ -60,14 +60,14 @@ def decode_image(data: bytes, name: str, *, upright: bool = True) -> Pixels:
 
     upright: rotate as EXIF says. Raises SourceError for broken, truncated or foreign data.
 
-    upright: turn it as EXIF says. Raises SourceError for what is broken, truncated, or no picture.
+    upright: turn it as EXIF says. Raises SourceError for what is broken, truncated, or no image.
     """
     try:
         with Image.open(io.BytesIO(data)) as file:
             file.load()
             return _rgb(ImageOps.exif_transpose(file) if upright else file)
     except Exception as error:  # Pillow's plug-ins raise nearly anything on broken files
-        raise SourceError(f"{name} cannot be read as a picture: {_reason(error)}.") from error
+        raise SourceError(f"{name} cannot be read as an image: {_reason(error)}.") from error
 
 
 def _rgb(image: Image.Image) -> Pixels:

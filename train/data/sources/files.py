@@ -1,4 +1,4 @@
-"""Data sets that are folders of files: any pictures, LSDIR, TextSeg, BTS, Real-CE, CTR as derived."""
+"""Data sets that are folders of files: any images, LSDIR, TextSeg, BTS, Real-CE, CTR as derived."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class Files:
         if entry.mask is not None:
             mask = read_mask(entry.mask)
             mask = mask if self.strokes is None else self.strokes(mask)
-            if mask.shape != image.shape[:2]:  # drawn on the picture as it is stored, not as EXIF turns it
+            if mask.shape != image.shape[:2]:  # drawn on the image as it is stored, not as EXIF turns it
                 image = read_image(entry.image, upright=False)
             if mask.shape != image.shape[:2]:
                 raise SourceError(
-                    f"{entry.mask} is {_size(mask)}, its picture {entry.image} {_size(image)}: they do not lie on one "
+                    f"{entry.mask} is {_size(mask)}, its image {entry.image} {_size(image)}: they do not lie on one "
                     "another."
                 )
         label = read_words(entry.label) if isinstance(entry.label, Path) else entry.label
@@ -95,7 +95,7 @@ def read_words(annotation: Path) -> str:
 # ---- looking around -------------------------------------------------------------------------------------------------
 
 
-def require_folder(path: Path, *, what: str = "pictures") -> Path:
+def require_folder(path: Path, *, what: str = "images") -> Path:
     """Return the path if it is a folder. Raises SourceError."""
     if not path.is_dir():
         raise SourceError(f"There is no folder {path} of {what}.")
@@ -122,8 +122,8 @@ def list_folder(path: Path, *, masks: str | Path | None = None, labels: str | Pa
     """List every image under `path`, searched deeply.
 
     masks: a folder, in or outside `path`, with masks of the same relative names (any suffix, white text, soft edges
-    kept); a picture without one has none. labels: a JSON table, relative name (with or without suffix) -> text; without
-    it, a `NAME.txt` beside a picture is its label. Raises SourceError.
+    kept); an image without one has none. labels: a JSON table, relative name (with or without suffix) -> text; without
+    it, a `NAME.txt` beside an image is its label. Raises SourceError.
     """
     require_folder(path)
     mask_root = None if masks is None else require_folder(path / masks, what="masks")
@@ -153,7 +153,7 @@ def _label_table(path: Path) -> dict[str, str]:
     except ValueError as error:
         raise SourceError(f"{path} is no JSON: {error}.") from error
     if not isinstance(table, dict) or not all(isinstance(text, str) for text in table.values()):
-        raise SourceError(f"{path} must be a JSON table of picture name -> text.")
+        raise SourceError(f"{path} must be a JSON table of image name -> text.")
     return table
 
 
@@ -164,7 +164,7 @@ def list_lsdir(path: Path) -> list[Entry]:
         if shards:
             files = [p for shard in shards for p in list_images(shard, deep=False) if not re.search(r"x[234]$", p.stem)]
             return [Entry(p.relative_to(root).as_posix(), p) for p in files]
-    raise SourceError(f"{path} has no numbered subfolders of pictures, as LSDIR has them (0001000/0000001.png).")
+    raise SourceError(f"{path} has no numbered subfolders of images, as LSDIR has them (0001000/0000001.png).")
 
 
 def list_textseg(path: Path, *, split: str = "train+val+test") -> list[Entry]:
@@ -240,7 +240,7 @@ def list_real_ce(path: Path, *, focal: str = "52mm", names: str | Path | None = 
     by_name = {entry.image.stem: entry for entry in entries}
     missing = [stem for stem in stems if stem not in by_name]
     if missing:
-        raise SourceError(f"{path / names} names {missing[0]}, which is not among the pictures of {focal}.")
+        raise SourceError(f"{path / names} names {missing[0]}, which is not among the images of {focal}.")
     return [by_name[stem] for stem in stems]
 
 

@@ -22,7 +22,7 @@ class Seen:
 
     key: str
     size: tuple[int, int] = (0, 0)  # width, height
-    strokes: float | None = None  # share of the picture that is text
+    strokes: float | None = None  # share of the image that is text
     characters: int | None = None
     broken: str | None = None
 

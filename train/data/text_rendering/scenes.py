@@ -41,7 +41,7 @@ class RenderedText(Dataset[dict[str, Tensor]]):
     from 0 on, without end.
 
     backgrounds: folders of photographs, searched deeply; none: procedural grounds. degradation: weights of
-    `degradation.PRESETS`. camera: share of HR pictures that look photographed, soft and compressed; rendered text
+    `degradation.PRESETS`. camera: share of HR images that look photographed, soft and compressed; rendered text
     alone is sharper than any photograph, and a model of it over-commits on real ones. text_scale: how much larger
     than `Page.em` says; two numbers: between them, one for each page. walls: share of grounds that are masonry.
     words: text files for `Lexicon.read`. Raises ConfigError where no font is found.
@@ -105,7 +105,7 @@ def simulate_camera(picture: Array, rng: Generator) -> Array:
 
 
 class Page:
-    """A canvas that text is laid on: the picture (S, S, 3) and the mask (S, S)."""
+    """A canvas that text is laid on: the image (S, S, 3) and the mask (S, S)."""
 
     def __init__(self, size: int, stream: RenderedText, rng: Generator) -> None:
         self.size, self.stream, self.rng = size, stream, rng
@@ -378,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backgrounds", nargs="*", type=Path, default=[])
     parser.add_argument("--fonts", nargs="*", type=Path, default=[Path("/usr/share/fonts")])
     parser.add_argument("--degradation", default="light", help="a preset's name")
-    parser.add_argument("--camera", type=float, default=0.0, help="share of HR pictures that look photographed")
+    parser.add_argument("--camera", type=float, default=0.0, help="share of HR images that look photographed")
     parser.add_argument("--text-scale", type=float, default=1.0, help="how much larger the text is")
     a = parser.parse_args(argv)
     stream = RenderedText(

@@ -1,4 +1,4 @@
-"""SAM's mask decoder, and SAM-TS's branch beside it that draws the mask at the picture's full resolution."""
+"""SAM's mask decoder, and SAM-TS's branch beside it that draws the mask at the image's full resolution."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Tokens among themselves, tokens to picture, an MLP, picture to tokens."""
+    """Tokens among themselves, tokens to image, an MLP, image to tokens."""
 
     def __init__(self, width: int, *, hidden: int, first: bool) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class TwoWayBlock(nn.Module):
         self.cross_attn_image_to_token = Attention(width, narrow=2)
 
     def forward(self, tokens: Tensor, picture: Tensor, names: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """names: the tokens as they came in, places: the picture's positional code; both are added to queries and keys."""
+        """names: the tokens as they came in, places: the image's positional code; both are added to queries and keys."""
         if self.first:
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
@@ -65,7 +65,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, picture: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n, C), (B, hw, C), (1, hw, C) -> tokens and picture of the same shapes."""
+        """(B, n, C), (B, hw, C), (1, hw, C) -> tokens and image of the same shapes."""
         names = tokens
         for layer in self.layers:
             tokens, picture = layer(tokens, picture, names, places)

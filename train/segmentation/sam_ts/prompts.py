@@ -1,4 +1,4 @@
-"""What tells the mask decoder to look for text: SAM's positional code, and prompts made from the picture itself."""
+"""What tells the mask decoder to look for text: SAM's positional code, and prompts made from the image itself."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PromptEncoder(nn.Module):
 
 
 class PromptBlock(nn.Module):
-    """The prompts look at one another, then at the picture."""
+    """The prompts look at one another, then at the image."""
 
     def __init__(self, channels: int, *, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class PromptBlock(nn.Module):
 
 
 class ModalAligner(nn.Module):
-    """Self-prompting: maps of where text may be, each turned into one prompt by the mean of the picture under it."""
+    """Self-prompting: maps of where text may be, each turned into one prompt by the mean of the image under it."""
 
     def __init__(self, channels: int, *, prompts: int) -> None:
         super().__init__()

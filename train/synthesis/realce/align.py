@@ -1,6 +1,6 @@
 """Whether two photographs of one scene lie on one another, and how the one is brought onto the other.
 
-Everything is measured on luma at one common size, the HR picture softened as far as the LR one is.
+Everything is measured on luma at one common size, the HR image softened as far as the LR one is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Luma = NDArray[Any]  # float32 (h, w), 0 to 255
-Matrix = NDArray[Any]  # float64 (2, 3): from the HR picture's places to the LR picture's
+Matrix = NDArray[Any]  # float64 (2, 3): from the HR image's places to the LR image's
 
 BLOCK = 128  # side of the windows in which what is left is measured
 CONTRAST = 4.0  # a window with less of it says nothing of where it lies
@@ -27,16 +27,16 @@ class Limits:
     """What a pair may have left after correction, in pixels of the common size, to count as aligned."""
 
     residual: float = 2.0  # nine of ten windows are off by less
-    correlation: float = 0.75  # of the two pictures
+    correlation: float = 0.75  # of the two images
     windows: float = 0.1  # share of the windows that must say anything at all
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """shift, scale, rotation: of the LR picture as it was found; residual, correlation: what is left after correction."""
+    """shift, scale, rotation: of the LR image as it was found; residual, correlation: what is left after correction."""
 
     way: str  # as it is, shift (phase correlation), affine (ORB, refined by ECC)
-    shift: tuple[float, float]  # pixels right and down, at the picture's middle
+    shift: tuple[float, float]  # pixels right and down, at the image's middle
     scale: float
     rotation: float  # degrees
     matches: int  # of ORB features that agree

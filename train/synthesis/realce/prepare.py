@@ -1,4 +1,4 @@
-"""Real-CE made ready (Sec. 4.1): which pairs are aligned, the aligned pictures at 1024, their masks, the two lists.
+"""Real-CE made ready (Sec. 4.1): which pairs are aligned, the aligned images at 1024, their masks, the two lists.
 
 The paper removed misaligned pairs by hand. This proposes them: `alignment.jsonl` says of each pair what was found and why
 it is out, `misaligned.jpg` shows those that are. The lists are plain text, to be mended by hand.
@@ -69,7 +69,7 @@ def list_pairs(path: Path) -> list[Pair]:
         found.append(Pair(name, part, lrs[key], hrs[key]))
     twice = sorted({p.name for p in found if sum(q.name == p.name for q in found) > 1})
     if not found or twice:
-        what = f"has {twice[0]} in two of its parts" if twice else "has no picture that is in both 13mm/ and 52mm/"
+        what = f"has {twice[0]} in two of its parts" if twice else "has no image that is in both 13mm/ and 52mm/"
         raise SourceError(f"{path} {what}: expected Real-CE as its owners publish it.")
     return found
 
@@ -109,7 +109,7 @@ def prepare_data_set(
 ) -> dict[str, int]:
     """Check, align and write every pair, the masks of the aligned ones and both lists; finished pairs are skipped.
 
-    Broken pictures are out, with the reason. Returns how many pairs are in each list, and how many are out.
+    Broken images are out, with the reason. Returns how many pairs are in each list, and how many are out.
     """
     limits = limits or Limits()
     todo, journal = list_pairs(require_folder(path)), out / "alignment.jsonl"

@@ -1,4 +1,4 @@
-"""Step 5: HR pictures with their masks, text crops pasted onto backgrounds (Sec. 3.5)."""
+"""Step 5: HR images with their masks, text crops pasted onto backgrounds (Sec. 3.5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 6: LR pictures, by Real-ESRGAN's pipeline, and the same brought back to HR size."""
+"""Step 6: LR images, by Real-ESRGAN's pipeline, and the same brought back to HR size."""
 
 from __future__ import annotations
 

@@ -98,5 +98,5 @@ def load_model(path: str, device: str) -> Any:
     except Exception as error:  # whatever its unpickler and detectors raise
         raise CheckpointError(f"{path} is no model that spandrel knows: {error}") from error
     if not isinstance(model, ImageModelDescriptor) or (model.input_channels, model.output_channels) != (3, 3):
-        raise CheckpointError(f"{path} does not take one RGB picture to one RGB picture, as a Real-SR model does.")
+        raise CheckpointError(f"{path} does not take one RGB image to one RGB image, as a Real-SR model does.")
     return model.eval()

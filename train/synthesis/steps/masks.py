@@ -1,4 +1,4 @@
-"""Step 1: a text mask for every picture that came without one."""
+"""Step 1: a text mask for every image that came without one."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ size_categories: [{size_category(config.samples)}]
 ---
 # FTSR: full-image text super-resolution
 
-{config.samples} triplets of an LR picture, its HR picture and the mask of its text, {border} to train and
+{config.samples} triplets of an LR image, its HR image and the mask of its text, {border} to train and
 {config.samples - border} to test; made by `python -m train.synthesis build config.yaml` of comfyui-tadisr after Sec. 3.5 of the
 TADiSR paper, seed {config.seed}.
 
