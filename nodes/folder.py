@@ -16,7 +16,7 @@ from ..tadisr.images.write import FORMATS
 from ..tadisr.inference.color import MODES
 from ..tadisr.inference.tiling import Tiling
 from ..tadisr.inference.time_left import format_duration
-from ..tadisr.inference.upscale import upscale_strips
+from ..tadisr.inference.upscale_strips import upscale_strips
 from .host import image_folders, schema
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..tadisr import ImageError, ocr
 from ..tadisr.composite import EDITS, composite_images, edit_mask, shape_mask
-from ..tadisr.images import check_aspect, resize
+from ..tadisr.images import check_aspect, resize_image
 from ..tadisr.visualization import overlays
 from .host import folders, schema, tensors
 from .host.checked_node import Node
@@ -180,7 +180,7 @@ class TADiSRCompareText(Node):
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             check_aspect(first, second, "image before", "image after")
             size = (second.shape[2], second.shape[3])
-            first = first if first.shape == second.shape else resize(first, size)
+            first = first if first.shape == second.shape else resize_image(first, size)
             pairs = ocr.compare_text(first, second, reader, minimum=minimum_confidence)
             changed = [pair.ratio < 1 for pair in pairs]
             boxes = [pair.before.box for pair in pairs]

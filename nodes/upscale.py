@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..tadisr import SCALE, upscale_in_memory
 from ..tadisr.inference.color import MODES
+from ..tadisr.inference.run_tile import coarse_text
 from ..tadisr.inference.target_size import scale_for, split_passes
 from ..tadisr.inference.tiling import BLENDS, Tiling
-from ..tadisr.inference.upscale import coarse_text
 from ..tadisr.ocr import open_reader
 from ..tadisr.visualization import overlays
 from .host import folders, schema, tensors

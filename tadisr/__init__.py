@@ -7,7 +7,8 @@ result = tadisr.upscale(model, image)       # image (B, C, h, w) in [0, 1] -> re
 
 from .config import SCALE, ModelConfig
 from .errors import CheckpointError, ConfigError, ImageError, TADiSRError
-from .inference.upscale import COMPACT, Upscaled, load, upscale, upscale_in_memory
+from .inference.upscale import COMPACT, Upscaled, load, upscale
+from .inference.upscale_strips import upscale_in_memory
 from .model import Output, TADiSR
 from .presets import preset
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import ConfigError, ImageError
-from .images import check_aspect, resize, split_alpha
+from .images import check_aspect, resize_image, split_alpha
 
 
 def shape_mask(mask: Tensor, *, grow: int = 0, feather: float = 0.0, threshold: float = 0.0) -> Tensor:
@@ -55,7 +55,7 @@ def edit_mask(mask: Tensor, painted: Tensor, operation: str) -> Tensor:
         raise ImageError(f"There are {len(painted)} painted masks for {len(mask)} masks: give one, or one for each.")
     painted = painted.to(mask)
     if painted.shape[-2:] != mask.shape[-2:]:
-        painted = resize(painted, (mask.shape[2], mask.shape[3]))
+        painted = resize_image(painted, (mask.shape[2], mask.shape[3]))
     painted = painted.clamp(0, 1).expand_as(mask)
     if operation == "add":
         return torch.maximum(mask, painted)
@@ -74,7 +74,7 @@ def composite_images(text: Tensor, rest: Tensor, mask: Tensor) -> Tensor:
     for name, other in (("other image", rest), ("mask", mask)):
         check_aspect(text, other, "image of the text", name)
     size = max((picture.shape[2], picture.shape[3]) for picture in (text, rest))
-    sized = [x if (x.shape[2], x.shape[3]) == size else resize(x, size) for x in (text, rest, mask)]
+    sized = [x if (x.shape[2], x.shape[3]) == size else resize_image(x, size) for x in (text, rest, mask)]
     text, rest, mask = (x.expand(max(counts, default=1), -1, -1, -1) for x in sized)
     if text.shape[1] != rest.shape[1]:
         text, rest = add_alpha(text), add_alpha(rest)

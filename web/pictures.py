@@ -20,10 +20,10 @@ sys.path.insert(0, str(ROOT))
 import tadisr  # noqa: E402
 from tadisr import ocr  # noqa: E402
 from tadisr.composite import composite_images, edit_mask, shape_mask  # noqa: E402
-from tadisr.images import read_image, resize, to_pil  # noqa: E402
+from tadisr.images import read_image, resize_image, to_pil  # noqa: E402
 from tadisr.inference import staged  # noqa: E402
+from tadisr.inference.run_tile import coarse_text  # noqa: E402
 from tadisr.inference.tiling import Tiling  # noqa: E402
-from tadisr.inference.upscale import coarse_text  # noqa: E402
 from tadisr.visualization import attention_heatmap, overlays  # noqa: E402
 
 TARGET = ROOT / "web" / "docs" / "pictures"
@@ -74,7 +74,7 @@ def sign(image: Tensor) -> Tensor:
 
 
 def enlarged() -> Tensor:
-    return resize(sample(), (result().image.shape[2], result().image.shape[3])).clamp(0, 1)
+    return resize_image(sample(), (result().image.shape[2], result().image.shape[3])).clamp(0, 1)
 
 
 def false_color(latent: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..inference.upscale import COMPACT
 SHIPPED = "compact"
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add_command(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser("download", help="fetch Kolors, CogView4 or the authors' releases from the hub")
     command.add_argument("what", choices=[*hub.SOURCES, SHIPPED], help="compact ships with the pack")
     command.add_argument(
@@ -29,11 +29,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--endpoint", metavar="URL", help="a mirror of the hub (default: HF_ENDPOINT, or the hub)")
     command.add_argument("--repo", metavar="OWNER/NAME", help="another repository with the same files")
     command.add_argument("--yes", action="store_true", help="do not ask")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run_command)
     return command
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     if arguments.what == SHIPPED:
         return copy_compact(arguments.to)
     source = hub.SOURCES[arguments.what]
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {hub.format_size(file.size):>10}  {file.path}{state}")
     if plan.missing:
         print(f"{hub.format_size(plan.count_bytes_left(folder))} to fetch into {folder.absolute()}")
-        if not (arguments.yes or agreed()):
+        if not (arguments.yes or ask_agreement()):
             print("Nothing was downloaded.")
             return 1
         hub.download_missing(plan, folder)
@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def agreed() -> bool:
-    """Ask the user. Raises TADiSRError where there is nobody to ask."""
+def ask_agreement() -> bool:
+    """Ask the user to agree. Raises TADiSRError if there is nobody to ask."""
     if not sys.stdin.isatty():
         raise TADiSRError("Nobody can be asked here: give --yes to agree to size and licence.")
     return input("Go on? [y/N] ").strip().lower() in {"y", "yes"}

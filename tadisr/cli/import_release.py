@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints import adapter
 
 
-def add(commands: Any) -> None:
+def add_command(commands: Any) -> None:
     command = commands.add_parser(
         "import-release", help="make an adapter of one of the two pickles that the authors published"
     )
@@ -19,10 +19,10 @@ def add(commands: Any) -> None:
         help="a prompt file (python -m tadisr prompt) that the adapter is to carry; without one it asks when it is loaded",
     )  # fmt: skip
     command.add_argument("-o", "--out", required=True, type=Path, metavar="OUT", help="NAME.safetensors")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run_command)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     from ..checkpoints.release_import import PUBLISHED, read_release
     from ..prompt import read_prompt
 

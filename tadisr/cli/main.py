@@ -27,7 +27,7 @@ from . import download, import_release, memory, prompt, upscale
 log = logging.getLogger("tadisr")
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tadisr", description="Upscale images 4x and keep their text legible.")
     commands = top.add_subparsers(dest="command", required=True)
 
@@ -43,10 +43,10 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--runs", type=int, default=5, help="measured runs, the median counts (default 5)")
     measure.set_defaults(run=run_bench)
 
-    encode = prompt.add(commands)
-    memory.add(commands)
-    download.add(commands)
-    import_release.add(commands)
+    encode = prompt.add_command(commands)
+    memory.add_command(commands)
+    download.add_command(commands)
+    import_release.add_command(commands)
 
     for command in (up, measure):
         command.add_argument("--model", type=Path, help="a checkpoint of ours (default: the compact model)")
@@ -64,9 +64,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 if an image failed, 2 for wrong arguments, 130 when interrupted."""
+    """Run the command. Exit code 0, 1 if an image failed, 2 for wrong arguments, 130 when interrupted."""
     escape_unknown_characters()
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     keep_buffers()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused, the rest is read
     logging.basicConfig(format="%(message)s", stream=sys.stderr)

@@ -14,17 +14,17 @@ from ..presets import PRESETS, preset
 ASIDE = 1.0e9  # bytes for the driver, kernels' workspaces and the allocator's gaps: a guess on the safe side
 
 
-def add(commands: Any) -> None:
+def add_command(commands: Any) -> None:
     command = commands.add_parser("memory", help="count what a model needs of a card's memory, without weights or GPU")
     command.add_argument("--preset", choices=list(PRESETS), default="kolors", help="default kolors")
     command.add_argument("--dtype", choices=list(DTYPES), default="bf16", help="fp8 is computed in bf16 (default bf16)")
     command.add_argument("--tile", type=int, default=768, help="side of a tile of the 4x image (default 768)")
     command.add_argument("--batch", type=int, default=1, help="tiles at once (default 1)")
     command.add_argument("--json", action="store_true", help="bytes, as JSON")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run_command)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     from ..profiling.memory import plan_memory
 
     dtype = DTYPES[arguments.dtype]

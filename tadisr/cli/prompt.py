@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..config import PromptConfig
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add_command(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser("prompt", help="encode a prompt with the base's text encoder into a small file")
     command.add_argument(
         "--text-encoder", required=True, type=Path, metavar="PATH",
@@ -26,11 +26,11 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("--word", default=PromptConfig.word, help="its word that stands for text (default 'text')")
     command.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help="NAME.safetensors")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run_command)
     return command
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     from ..devices import choose_placement
     from ..text_encoders import encoder_of
 

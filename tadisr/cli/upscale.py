@@ -20,7 +20,8 @@ from ..images.write import FORMATS, QUALITY
 from ..inference import color
 from ..inference.tiling import BLENDS, Tiling, fit_overlap
 from ..inference.time_left import TimeLeft
-from ..inference.upscale import load, upscale_strips
+from ..inference.upscale import load
+from ..inference.upscale_strips import upscale_strips
 from ..ocr import ENGINES, open_reader
 
 

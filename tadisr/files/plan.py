@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, TADiSRError
 from ..images.read import HEIF_SUFFIXES, readable_suffixes
-from ..images.write import FORMATS, format_of
+from ..images.write import FORMATS, find_format
 
 NAME_LIMIT = 255  # bytes of a file's name
 IMAGES_NOT_WRITTEN = {".gif", ".bmp", ".heic", ".heif", ".jp2", ".ppm", ".tga", ".psd", ".svg", ".pdf"}
@@ -129,7 +129,7 @@ def check_place(folder: Path) -> None:
 
 def check_file(out: Path, kind: str | None) -> str:
     """The format of a single file by its ending. Raises ArgumentsError."""
-    found = format_of(out)
+    found = find_format(out)
     if found is None:
         endings = ", ".join(kind.suffixes[0] for kind in FORMATS.values())
         raise ArgumentsError(f"{out} is of a format that is not written: choose one of {endings}.")

@@ -19,7 +19,7 @@ from ..images.metadata import Metadata
 from ..images.read import Frame, read_frames
 from ..images.resample import output_size
 from ..images.tensors import to_tensor
-from ..images.write import FORMATS, Writer, check_size, format_of, open_writer, to_levels
+from ..images.write import FORMATS, Writer, check_size, find_format, open_writer, to_levels
 from ..inference.tiling import Strip
 from ..visualization.contact_sheet import ContactSheet
 from .plan import Job, Plan, certainty_of, mask_of, sheet_of, summarize_left_out
@@ -160,7 +160,7 @@ class Result:
     def __init__(self, job: Job, results: Results, thread: WriterThread, summary: Summary, watcher: Watcher) -> None:
         self.job, self.results, self.thread = job, results, thread
         self.summary, self.watcher = summary, watcher
-        self.kind = format_of(job.target) or "png"
+        self.kind = find_format(job.target) or "png"
         self.failed = False
         self.open: list[Writer] = []
         self.image: Writer | None = None  # where one file holds every frame
@@ -174,7 +174,7 @@ class Result:
         check_size(self.job.target, self.kind, size[1], size[0])
         dtype = np.uint16 if frame.pixels.dtype == np.uint16 and FORMATS[self.kind].deep else np.uint8
         image = to_tensor(frame.pixels)
-        writer, target = self.writer_of(frame, frame.metadata.resized((width, height), (size[1], size[0])))
+        writer, target = self.writer_of(frame, frame.metadata.resize_metadata((width, height), (size[1], size[0])))
         self.first = self.first or writer
         self.do(writer.begin, (*size, channels), dtype, frame.duration)
         names = {"mask": mask_of(target), "certainty": certainty_of(target)}

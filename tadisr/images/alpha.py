@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .resample import Pixels, as_float, resize
+from .resample import Pixels, as_float, resize_image
 
 TRUSTED = 0.75  # share of the highest alpha around a pixel from which on its own colour is taken as it is
 AROUND = 5  # pixels to a side of the square that is meant
@@ -32,19 +32,23 @@ class Layers:
 
 
 def split_alpha(image: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Colours (B, 3, h, w), grey repeated, and the alpha (B, 1, h, w) of images with 2 or 4 channels."""
+    """Split images with 2 or 4 channels into colours (B, 3, h, w), grey repeated, and alpha (B, 1, h, w); None without
+    alpha.
+    """
     channels = image.shape[1]
     colors = image[:, :3] if channels >= 3 else image[:, :1].expand(-1, 3, -1, -1)
     return colors, image[:, -1:] if channels in (2, 4) else None
 
 
 def join_alpha(picture: Tensor, alpha: Tensor | None, *, channels: int) -> Tensor:
-    """The inverse of `split_alpha` on the result: grey for 1 or 2 channels, alpha brought to the image's size."""
+    """Join a result's colours and alpha as `split_alpha` took them apart: grey for 1 or 2 channels, alpha resized to the
+    image.
+    """
     if channels < 3:
         picture = picture.mean(1, keepdim=True)
     if alpha is None:
         return picture
-    return torch.cat([picture, resize(alpha, (picture.shape[2], picture.shape[3]))], 1)
+    return torch.cat([picture, resize_image(alpha, (picture.shape[2], picture.shape[3]))], 1)
 
 
 def split_layers(image: Tensor) -> Layers:
@@ -130,12 +134,12 @@ def lay_over(coarse: Tensor, colors: Tensor, alpha: Tensor) -> Tensor:
     return torch.lerp(around, colors, (alpha / highest / TRUSTED).clamp(max=1))
 
 
-def laid_on_ground(alpha: Tensor, dark: bool) -> Tensor:
-    """Alpha as what it looks like on a ground that its colours stand out from, and back: dark on light is 1 - alpha."""
+def blend_on_ground(alpha: Tensor, dark: bool) -> Tensor:
+    """Convert alpha to its appearance on a ground that the colours stand out from, and back: dark on light is 1 - alpha."""
     return 1 - alpha if dark else alpha
 
 
-def varies(alpha: Tensor) -> bool:
-    """Check whether alpha, float or levels, has any structure, which is to be upscaled."""
+def needs_upscaling(alpha: Tensor) -> bool:
+    """Check whether alpha has any structure that is to be upscaled."""
     low, high = torch.aminmax(as_float(alpha))
     return bool(high - low > FLAT)

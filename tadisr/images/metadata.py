@@ -29,11 +29,11 @@ class Metadata:
     profile: bool = False
     text: dict[str, str] = field(default_factory=dict)
 
-    def resized(self, old: tuple[int, int], new: tuple[int, int]) -> Metadata:
+    def resize_metadata(self, old: tuple[int, int], new: tuple[int, int]) -> Metadata:
         """Describe the same image resized from `old` to `new` (width, height): more pixels on the same paper."""
         factors = (new[0] / old[0], new[1] / old[1])
         dpi = None if self.dpi is None else (self.dpi[0] * factors[0], self.dpi[1] * factors[1])
-        return replace(self, dpi=dpi, exif=resized_exif(self.exif, new, factors))
+        return replace(self, dpi=dpi, exif=resize_exif(self.exif, new, factors))
 
 
 def read_metadata(image: Image.Image, name: str) -> Metadata:
@@ -59,7 +59,7 @@ def read_metadata(image: Image.Image, name: str) -> Metadata:
 
 
 def read_dpi(image: Image.Image) -> tuple[float, float] | None:
-    """Pixels per inch as the file has them; None where it has none, or nonsense."""
+    """Read the pixels per inch from the file; None if it has none, or nonsense."""
     tags = getattr(image, "tag_v2", None)
     if tags is not None and RESOLUTION[0] not in tags:
         return None  # Pillow reports (1, 1)
@@ -69,8 +69,8 @@ def read_dpi(image: Image.Image) -> tuple[float, float] | None:
     return float(dpi[0]), float(dpi[1])
 
 
-def resized_exif(exif: bytes, size: tuple[int, int], factors: tuple[float, float]) -> bytes:
-    """The same EXIF with the new size (width, height) and resolution where it states them."""
+def resize_exif(exif: bytes, size: tuple[int, int], factors: tuple[float, float]) -> bytes:
+    """Set the size (width, height) and the resolution where the EXIF states them."""
     if not exif:
         return exif
     tags = Image.Exif()

@@ -20,8 +20,8 @@ ROWS = 256  # of 16-bit pixels converted at a time
 CREATED = slice(24, 36)  # the date in a profile's header: left out, so that equal images make equal files
 
 
-def srgb_profile() -> bytes:
-    """sRGB as an ICC profile; the same bytes every time."""
+def make_srgb_profile() -> bytes:
+    """Make sRGB's ICC profile, the same bytes every time."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data[CREATED] = bytes(12)
     return bytes(data)
@@ -37,17 +37,17 @@ def to_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
         space: str = source.profile.xcolor_space  # pyright: ignore[reportAttributeAccessIssue]
         if space.strip() == "RGB" and image.mode == "L":
             image = image.convert("RGB")
-            return image.getchannel("G") if is_srgb(source) else transform(image, source).convert("L")
+            return image.getchannel("G") if is_srgb(source) else transform_profile(image, source).convert("L")
         if image.mode == "RGB" and is_srgb(source):
             return image
-        converted = transform(image, source)
+        converted = transform_profile(image, source)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         log.warning("%s: its ICC profile cannot be used (%s). Its colours are taken as sRGB.", name, error)
         return image.convert("RGB") if image.mode == "CMYK" else image
     return converted.getchannel("G") if image.mode == "L" else converted
 
 
-def transform(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+def transform_profile(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
     """Convert to sRGB, relative colorimetric with black point compensation. Raises PyCMSError."""
     target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
     converted = ImageCms.profileToProfile(
@@ -64,13 +64,13 @@ def transform(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Ima
 
 def is_srgb(source: ImageCms.ImageCmsProfile) -> bool:
     """Check whether a profile leaves RGB colours where they are, to within CLOSE levels. Raises PyCMSError."""
-    nodes = color_grid(9)
-    moved = np.asarray(transform(Image.fromarray(nodes), source), np.int16)
+    nodes = make_color_grid(9)
+    moved = np.asarray(transform_profile(Image.fromarray(nodes), source), np.int16)
     return bool(np.abs(moved - nodes).max() <= CLOSE)
 
 
-def color_grid(side: int) -> np.ndarray[Any, Any]:
-    """Every combination of `side` levels: (side * side, side, 3) uint8, blue fastest, then green, then red."""
+def make_color_grid(side: int) -> np.ndarray[Any, Any]:
+    """Make every combination of `side` levels: (side * side, side, 3) uint8, blue fastest, then green, then red."""
     levels = np.linspace(0, 255, side).round().astype(np.uint8)
     return np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(side * side, side, 3)
 
@@ -86,7 +86,7 @@ def to_srgb_16(pixels: np.ndarray[Any, Any], profile: bytes, name: str) -> np.nd
         if np.abs(table - np.arange(256)).max() <= CLOSE:
             return pixels
         return np.interp(pixels, np.linspace(0, 65535, 256), table * 257).round().astype(np.uint16)
-    nodes = color_grid(GRID)
+    nodes = make_color_grid(GRID)
     moved = np.asarray(to_srgb(Image.fromarray(nodes), profile, name))
     if (moved == nodes).all():
         return pixels

@@ -47,7 +47,7 @@ class Frame:
 
 @cache
 def has_heif() -> bool:
-    """Whether HEIC files can be read here; registers pillow-heif with Pillow where it is installed."""
+    """Check whether HEIC files can be read here; registers pillow-heif with Pillow if it is installed."""
     try:
         from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -76,7 +76,7 @@ def read_frames(path: str | Path) -> Iterator[Frame]:
         for place, index in enumerate(indices):
             if len(indices) > 1:
                 image.seek(index)
-            pixels = decode(image, path, index)
+            pixels = decode_frame(image, path, index)
             animated = "duration" in image.info if place == 0 else animated
             yield Frame(
                 pixels,
@@ -108,7 +108,7 @@ def named_errors(path: str | Path) -> Iterator[None]:
 
 
 def list_frames(image: Image.Image) -> list[int]:
-    """Indices of the frames or pages that are images of their own."""
+    """List the indices of the frames or pages that are images of their own."""
     count = getattr(image, "n_frames", 1)
     if count <= 1 or image.format == "PSD":  # whose first frame is all of its layers together
         return [0]
@@ -126,8 +126,8 @@ def list_frames(image: Image.Image) -> list[int]:
     return list(range(count))
 
 
-def decode(image: Image.Image, path: str | Path, index: int) -> Pixels:
-    """The pixels of the current frame, (h, w, C) uint8 or uint16. Raises ImageError, and whatever Pillow raises."""
+def decode_frame(image: Image.Image, path: str | Path, index: int) -> Pixels:
+    """Decode the current frame to (h, w, C) uint8 or uint16. Raises ImageError, and whatever Pillow raises."""
     check_layout(image, path)
     profile = stated_profile(image, path)
     if image.mode.startswith("I") or image.mode == "F":
@@ -145,7 +145,7 @@ def decode(image: Image.Image, path: str | Path, index: int) -> Pixels:
 
 
 def convert_8(image: Image.Image, profile: bytes | None, path: str | Path) -> Pixels:
-    """An 8-bit image of any mode as (h, w, C) uint8 in sRGB: grey stays grey, transparency becomes alpha."""
+    """Convert an 8-bit image of any mode to (h, w, C) uint8 in sRGB: grey stays grey, transparency becomes alpha."""
     animated = image.format == "GIF" and getattr(image, "n_frames", 1) > 1  # whose later frames may turn transparent
     transparent = animated or image.mode in TRANSPARENT or "transparency" in image.info
     if image.mode == "LAB":
@@ -168,7 +168,7 @@ def convert_8(image: Image.Image, profile: bytes | None, path: str | Path) -> Pi
 
 
 def convert_profile(pixels: Pixels, profile: bytes | None, path: str | Path) -> Pixels:
-    """16-bit pixels to sRGB; alpha stays as it is."""
+    """Convert 16-bit pixels to sRGB; alpha stays as it is."""
     if not profile:
         return pixels
     colors = 1 if pixels.shape[2] < 3 else 3

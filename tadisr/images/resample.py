@@ -32,19 +32,19 @@ class Pixels(Protocol):
 
 
 def as_float(image: Tensor) -> Tensor:
-    """uint8 and uint16 levels as float32 in [0, 1]; float values clamped to it, which leaves the input as it is."""
+    """Convert uint8 and uint16 levels to float32 in [0, 1]; float values are clamped to it in a copy."""
     if image.dtype.is_floating_point:
         return image.float().clamp(0, 1)
     return image.to(torch.float32) / (255 if image.dtype == torch.uint8 else 65535)
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic with antialiasing to (H, W), clamped to [0, 1]."""
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize to (H, W), bicubic with antialiasing, clamped to [0, 1]."""
     return F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def output_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Size of the result at a magnification, never empty."""
+    """Compute the size of the result at a magnification, at least 1x1."""
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -56,7 +56,7 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 
 def source_span(size: int, target: int, outputs: Span) -> Span:
-    """Which pixels of a side of `size` the pixels `outputs` of `target` are made from by `resize`."""
+    """Compute which pixels of a side of `size` the pixels `outputs` of `target` are resized from."""
     scale = size / target
     reach = REACH * max(scale, 1)
     return (
@@ -66,14 +66,16 @@ def source_span(size: int, target: int, outputs: Span) -> Span:
 
 
 def resize_matrix(size: int, target: int, outputs: Span, inputs: Span) -> Tensor:
-    """Weights of `resize` along a side of `size` to `target`: (outputs, inputs), of those spans of either side."""
+    """Compute the weights of `resize_image` along a side of `size` to `target`: (outputs, inputs), of those spans of either
+    side.
+    """
     scale = size / target
     wide = max(scale, 1)
     centers = (torch.arange(*outputs, dtype=torch.float64) + 0.5) * scale
     first = (centers - REACH * wide + 0.5).long().clamp(min=0)
     last = (centers + REACH * wide + 0.5).long().clamp(max=size)
     pixels = first[:, None] + torch.arange(int(2 * REACH * wide) + 2)  # that each output is made from, and a few beyond
-    weights = cubic((pixels + 0.5 - centers[:, None]) / wide)
+    weights = cubic_kernel((pixels + 0.5 - centers[:, None]) / wide)
     weights[pixels >= last[:, None]] = 0
     weights /= weights.sum(1, keepdim=True)
     columns = pixels - inputs[0]
@@ -82,8 +84,8 @@ def resize_matrix(size: int, target: int, outputs: Span, inputs: Span) -> Tensor
     return torch.zeros(len(weights), length).scatter_add_(1, columns.clamp(0, length - 1), weights.float())
 
 
-def cubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel, zero from 2 on."""
+def cubic_kernel(x: Tensor) -> Tensor:
+    """Compute Keys' cubic convolution kernel, zero from 2 on."""
     x = x.abs()
     near = ((BICUBIC + 2) * x - (BICUBIC + 3)) * x * x + 1
     far = BICUBIC * (((x - 5) * x + 8) * x - 4)
@@ -91,7 +93,7 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def resize_window(image: Pixels, size: tuple[int, int], rows: Span, columns: Span) -> Tensor:
-    """The window of `resize(image, size)` over those rows and columns, made from what it needs of the image alone.
+    """Compute the window of `resize_image(image, size)` over those rows and columns from the pixels it needs.
 
     image (..., h, w), float or uint8 or uint16. A window may reach beyond the result's borders, which are then repeated.
     Returns (..., rows, columns) float32 in [0, 1].
@@ -106,7 +108,7 @@ def interpolate_window(
     columns: Span,
     convert: Callable[[Tensor], Tensor] = Tensor.float,
 ) -> Tensor:
-    """`resize_window` of values of any range; `convert` makes floats of what is read of them."""
+    """Resize a window as `resize_window` does, of values of any range; convert: makes floats of what is read."""
     if columns[1] - columns[0] > WIDE:  # the matrix of a whole side is mostly zeros
         edges = [*range(columns[0], columns[1], WIDE), columns[1]]
         spans = pairwise(edges)
@@ -120,8 +122,8 @@ def interpolate_window(
     return F.pad(window[None], margins, mode="replicate")[0] if any(margins) else window
 
 
-def shrink(image: Pixels, size: tuple[int, int]) -> Tensor:
-    """`resize` of (..., h, w), float or levels, a few rows at a time: no whole float copy is made."""
+def shrink_image(image: Pixels, size: tuple[int, int]) -> Tensor:
+    """Resize (..., h, w), float or levels, a few rows at a time, without a float copy of the whole."""
     rows = min(ROWS, max(1, READ * size[0] // image.shape[-2]))
     spans = [(top, min(top + rows, size[0])) for top in range(0, size[0], rows)]
     return torch.cat([resize_window(image, size, span, (0, size[1])) for span in spans], -2)

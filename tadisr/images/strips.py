@@ -43,7 +43,7 @@ class PngStrips:
             self._chunk(b"pHYs", struct.pack(">IIB", *(round(value / INCH) for value in metadata.dpi), 1))
         if metadata.exif:
             self._chunk(b"eXIf", metadata.exif.removeprefix(b"Exif\0\0"))
-        for kind, data, *_ in png_text(metadata).chunks:
+        for kind, data, *_ in make_png_text(metadata).chunks:
             self._chunk(kind, data)
 
     def _chunk(self, kind: bytes, data: bytes) -> None:
@@ -61,12 +61,13 @@ class PngStrips:
                 self._chunk(b"IDAT", packed)
 
     def close(self) -> None:
+        """Write the end of the file."""
         self._chunk(b"IDAT", self.squeeze.flush())
         self._chunk(b"IEND", b"")
 
 
-def png_text(metadata: Metadata) -> PngImagePlugin.PngInfo:
-    """PNG's text chunks, XMP among them."""
+def make_png_text(metadata: Metadata) -> PngImagePlugin.PngInfo:
+    """Make PNG's text chunks, XMP among them."""
     info = PngImagePlugin.PngInfo()
     for key, value in metadata.text.items():
         info.add_text(key, value)
@@ -76,7 +77,7 @@ def png_text(metadata: Metadata) -> PngImagePlugin.PngInfo:
 
 
 def filter_rows(lines: Pixels, above: Pixels, step: int) -> Pixels:
-    """Rows of bytes (n, w) with PNG's filters applied: of Sub, Up and Paeth, the one with the least sum for each row.
+    """Apply PNG's filters to rows of bytes (n, w): of Sub, Up and Paeth, the one with the least sum for each row.
 
     above (w,): the row before them. step: bytes a pixel. Returns (n, 1 + w), each row led by its filter's number.
     """

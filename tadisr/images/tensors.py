@@ -29,7 +29,7 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def to_tensor(pixels: np.ndarray[Any, Any]) -> Tensor:
-    """Pixels (h, w, C) as levels (1, C, h, w) that share their memory."""
+    """View pixels (h, w, C) as levels (1, C, h, w) in the same memory."""
     return torch.from_numpy(pixels).permute(2, 0, 1)[None]
 
 
@@ -77,7 +77,7 @@ def write_png(path: str | Path, image: Tensor) -> None:
 
 
 def check_aspect(first: Tensor, second: Tensor, name: str, other: str) -> None:
-    """Raises ImageError when two images (B, C, H, W) are of different shapes, so that they do not lie on one another."""
+    """Raise ImageError if two images (B, C, H, W) differ in shape, so that they cannot lie on one another."""
     height, width = first.shape[-2:]
     rows, columns = second.shape[-2:]
     if abs(width * rows / (height * columns) - 1) > ASPECT + 1 / min(rows, columns):

@@ -15,8 +15,8 @@ from PIL import Image
 from ..atomic_write import create_beside, move_into_place
 from ..errors import ConfigError, ImageError
 from .metadata import Metadata
-from .profiles import srgb_profile
-from .strips import PngStrips, TiffStrips, png_text
+from .profiles import make_srgb_profile
+from .strips import PngStrips, TiffStrips, make_png_text
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ FORMATS = {
 }
 
 
-def format_of(path: Path) -> str | None:
-    """The name in FORMATS that a file's ending stands for; None where it stands for none."""
+def find_format(path: Path) -> str | None:
+    """Find the name in FORMATS for a file's ending; None if there is none."""
     return next((name for name, kind in FORMATS.items() if path.suffix.lower() in kind.suffixes), None)
 
 
@@ -62,7 +62,7 @@ class Writer(ABC):
 
     def __init__(self, path: Path, metadata: Metadata) -> None:
         self.path, self.metadata = path, metadata
-        self.profile = srgb_profile() if metadata.profile else b""
+        self.profile = make_srgb_profile() if metadata.profile else b""
         handle, self.temporary = create_beside(path)
         self.file: BinaryIO = os.fdopen(handle, "w+b")
 
@@ -169,7 +169,7 @@ class WholeWriter(Writer):
         if self.metadata.xmp and self.kind != "png":
             options["xmp"] = self.metadata.xmp
         if self.kind == "png":
-            options["pnginfo"] = png_text(self.metadata)
+            options["pnginfo"] = make_png_text(self.metadata)
         if self.metadata.dpi:
             options["dpi"] = self.metadata.dpi
         if self.kind == "webp":
@@ -195,7 +195,7 @@ def open_writer(
     animated: bool = False,
     loop: int = 0,
 ) -> Writer:
-    """A writer of `kind`, a name in FORMATS, for a file of one image, of several pages, or an animation.
+    """Open a writer of `kind`, a name in FORMATS, for a file of one image, of several pages, or an animation.
 
     quality: 1 to 100, of JPEG, WebP and AVIF; None: 95, and lossless WebP. Raises ConfigError.
     """
@@ -211,7 +211,7 @@ def open_writer(
 
 
 def check_size(path: Path, kind: str, width: int, height: int) -> None:
-    """Raises ImageError for an image that the format cannot hold."""
+    """Raise ImageError for an image that the format cannot hold."""
     limit = FORMATS[kind].limit
     if max(width, height) > limit:
         raise ImageError(
@@ -220,6 +220,6 @@ def check_size(path: Path, kind: str, width: int, height: int) -> None:
 
 
 def to_levels(rows: Pixels, dtype: type[np.generic]) -> Pixels:
-    """Values from 0 to 1 as uint8 or uint16, rounded."""
+    """Round values from 0 to 1 to uint8 or uint16."""
     most = np.iinfo(np.dtype(dtype)).max  # pyright: ignore[reportCallIssue, reportArgumentType]
     return np.rint(np.clip(rows, 0, 1) * most).astype(dtype)

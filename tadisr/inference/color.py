@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..images.resample import Pixels, Span, interpolate_window, resize_window, shrink
+from ..images.resample import Pixels, Span, interpolate_window, resize_window, shrink_image
 
 MODES = ("off", "adain", "wavelet", "lab")
 CELL = 2  # LR pixels to a side of a cell of the coarse grid
@@ -46,13 +46,14 @@ class Correction:
 
 
 def check_mode(mode: str) -> None:
-    """Raises ConfigError for an unknown mode."""
+    """Raise ConfigError for an unknown mode."""
     if mode not in MODES:
         raise ConfigError(f"color is {mode!r}, expected one of {', '.join(MODES)}.")
 
 
 def measure_correction(mode: str, result: Tensor, reference: Pixels) -> Correction:
-    """What gives a result (H, W, C) the colours of its LR image (C, h, w), both in [0, 1] or in levels.
+    """Measure the correction that gives a result (H, W, C) the colours of its LR image (C, h, w), both in [0, 1] or in
+    levels.
 
     adain: every channel gets the mean and deviation of the LR image at the result's size (Huang and Belongie 2017).
     lab: the same in CIELAB (Reinhard et al. 2001); a grey image has no colours, for it lab is adain.
@@ -62,7 +63,9 @@ def measure_correction(mode: str, result: Tensor, reference: Pixels) -> Correcti
         return measure_adain(result, reference, lab=mode == "lab" and reference.shape[0] == 3)
     height, width = reference.shape[-2:]
     grid = (-(-height // CELL), -(-width // CELL))
-    return Correction(coarse=smooth((shrink(reference, grid) - shrink(result.permute(2, 0, 1), grid))[None])[0])
+    return Correction(
+        coarse=smooth_image((shrink_image(reference, grid) - shrink_image(result.permute(2, 0, 1), grid))[None])[0]
+    )
 
 
 def measure_adain(result: Tensor, reference: Pixels, *, lab: bool = False) -> Correction:
@@ -72,9 +75,9 @@ def measure_adain(result: Tensor, reference: Pixels, *, lab: bool = False) -> Co
     def converted(rows: Tensor) -> Tensor:
         return (to_lab(rows) if lab else rows).permute(2, 0, 1)
 
-    mean, deviation = moments(converted(result[top:bottom]) for top, bottom in strips(size[0]))
-    enlarged = (resize_window(reference, size, span, (0, size[1])) for span in strips(size[0]))
-    target_mean, target_deviation = moments(converted(rows.permute(1, 2, 0)) for rows in enlarged)
+    mean, deviation = channel_moments(converted(result[top:bottom]) for top, bottom in list_row_spans(size[0]))
+    enlarged = (resize_window(reference, size, span, (0, size[1])) for span in list_row_spans(size[0]))
+    target_mean, target_deviation = channel_moments(converted(rows.permute(1, 2, 0)) for rows in enlarged)
     gain = target_deviation / deviation.clamp_min(1e-5)
     return Correction(gain=gain.float(), shift=(target_mean - gain * mean).float(), lab=lab)
 
@@ -93,8 +96,8 @@ def from_lab(rows: Tensor) -> Tensor:
     return lab_to_rgb(rows.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
 
 
-def moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel over all parts (C, n, W)."""
+def channel_moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Compute mean and standard deviation of each channel over all parts (C, n, W)."""
     count, total, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
     for part in parts:
         flat = part.flatten(1).double()
@@ -103,13 +106,14 @@ def moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
     return mean, (squares / count - mean.square()).clamp_min(0).sqrt()
 
 
-def strips(height: int) -> Iterator[Span]:
+def list_row_spans(height: int) -> Iterator[Span]:
+    """List the spans of ROWS rows that cover a height."""
     for top in range(0, height, ROWS):
         yield top, min(top + ROWS, height)
 
 
-def smooth(image: Tensor) -> Tensor:
-    """Passes of the a-trous algorithm over (B, C, h, w): [1 2 1]/4 along both sides, its taps GAPS apart."""
+def smooth_image(image: Tensor) -> Tensor:
+    """Apply passes of the a-trous algorithm to (B, C, h, w): [1 2 1]/4 along both sides, its taps GAPS apart."""
     for gap in GAPS:
         for axis in (2, 3):
             margins = (0, 0, gap, gap) if axis == 2 else (gap, gap, 0, 0)

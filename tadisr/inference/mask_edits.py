@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..images.resample import resize
+from ..images.resample import resize_image
 
 CELL = 8  # pixels of the x4 mask over which two masks are compared: 2 LR pixels
 EDITED = 0.2  # resizing to LR and back moves a cell's mean by up to .14 (area, bilinear, bicubic)
@@ -28,4 +28,4 @@ def merge_edits(own: Tensor, guide: Tensor) -> Tensor | None:
         return None
     taken = F.max_pool2d((apart > TAKEN).float(), 3, stride=1, padding=1)
     taken = F.interpolate(taken, size=(height, width)) > 0
-    return torch.where(taken, resize(guide, (height, width)).clamp(0, 1), own)
+    return torch.where(taken, resize_image(guide, (height, width)).clamp(0, 1), own)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import SCALE
-from ..images.resample import shrink
+from ..images.resample import shrink_image
 
 LONGEST = 512  # pixels of a preview's longer side
 DIMMED = 0.4  # brightness of what is not done yet
@@ -20,12 +20,12 @@ class Preview:
         self.factor = min(SCALE, LONGEST / max(lr.shape[-2:]))  # from LR pixels to the preview's
         self.shown: int | None = None
 
-    def lay(self, index: int, top: int, left: int, tile: Tensor) -> Tensor:
+    def lay_tile(self, index: int, top: int, left: int, tile: Tensor) -> Tensor:
         """Lay an upscaled tile (3, 4h', 4w') at its LR place -> the preview (1, 3, H, W) in [0, 1]."""
         height, width = self.lr.shape[-2:]
         if index != self.shown:
             size = max(1, round(height * self.factor)), max(1, round(width * self.factor))
-            self.shown, self.canvas = index, DIMMED * shrink(self.lr[index : index + 1], size)
+            self.shown, self.canvas = index, DIMMED * shrink_image(self.lr[index : index + 1], size)
         rows, columns = (
             (round(begin * self.factor), round((begin + length / SCALE) * self.factor))
             for begin, length in ((top, tile.shape[1]), (left, tile.shape[2]))

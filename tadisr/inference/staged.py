@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ..config import SCALE
 from ..errors import ImageError
-from ..images import grow_colors, join_alpha, output_size, pad_to_multiple, resize, split_alpha
+from ..images import grow_colors, join_alpha, output_size, pad_to_multiple, resize_image, split_alpha
 from ..model import TADiSR
 from ..model.vae import scale_latent, unscale_latent
 from ..prompt import EncodedPrompt, with_prompt
-from .latent_matching import match
+from .latent_matching import match_latent
 from .mask_edits import merge_edits
-from .upscale import Progress, Upscaled, check, check_share, checked_guide, finish_tile, require_finite
+from .run_tile import check_guide, check_image, check_share, finish_tile, require_finite
+from .upscale import Progress, Upscaled
 
 T = TypeVar("T")
 
@@ -56,15 +57,15 @@ class Attention:
 def encode(
     model: TADiSR, image: Tensor, *, scale: float = SCALE, progress: Progress | None = None
 ) -> tuple[Tensor, Source]:
-    """image (B, C, h, w) in [0, 1] -> samples, and what `decode` needs of the image. Raises as `upscale` does."""
-    check(image, scale)
+    """Encode images (B, C, h, w) in [0, 1] -> samples, and what `decode` needs of the image. Raises as `upscale` does."""
+    check_image(image, scale)
     height, width = image.shape[-2:]
     colors, alpha = split_alpha(image.float().cpu().clamp(0, 1))
     if alpha is not None:
         colors = grow_colors(colors, alpha)
     size = (height * SCALE, width * SCALE)
-    upscaled = pad_to_multiple(resize(colors, size), model.config.multiple)
-    done = one_by_one(len(image), progress, lambda i: _encode(model, upscaled[i : i + 1]))
+    upscaled = pad_to_multiple(resize_image(colors, size), model.config.multiple)
+    done = run_one_by_one(len(image), progress, lambda i: _encode(model, upscaled[i : i + 1]))
     samples = torch.cat([latent for latent, _ in done])
     skips = [torch.cat(level) for level in zip(*(skips for _, skips in done), strict=True)]
     return samples, Source(samples, upscaled, skips, alpha, image.shape[1], size, output_size(height, width, scale))
@@ -85,7 +86,7 @@ def denoise(
     prompt: EncodedPrompt | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Attention]:
-    """Eq. 1 on any latent of the model's VAE -> samples of the same shape, and what the layers heard.
+    """Denoise any latent of the model's VAE by Eq. 1 -> samples of the same shape, and the layers' responses.
 
     source: what `encode` gave; the latent may since have been changed by others. prompt: another one for this time.
     Raises ImageError for a latent of another VAE, and for one whose image cannot be told any more; CheckpointError
@@ -93,13 +94,13 @@ def denoise(
     """
     check_latent(model, samples)
     if source is not None:
-        rows = match(source.latent, samples)
-        source = None if rows is None else pick(model, source, rows, samples)
+        rows = match_latent(source.latent, samples)
+        source = None if rows is None else pick_images(model, source, rows, samples)
     with with_prompt(model, prompt):
-        done = one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
+        done = run_one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
     latent = torch.cat([z for z, _ in done])
     responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
-    padded = pixels(model, samples)
+    padded = latent_pixels(model, samples)
     size = padded if source is None else source.size
     return latent, Attention(latent, source, responses, model.recorder.layers, padded, size)
 
@@ -122,7 +123,7 @@ def decode(
     detail: float | None = None,
     progress: Progress | None = None,
 ) -> Upscaled:
-    """Decode to the image, its text mask and certainty (Eq. 5-6), without skips for a latent made or sampled elsewhere.
+    """Decode to image, text mask and certainty (Eq. 5-6), without skips for a latent made or sampled elsewhere.
 
     attention: from the `denoise` that gave the samples; they may since have been changed by others. guide (B or 1, 1,
     H, W) in [0, 1]: an edited text mask of any size, which the text decoder is steered towards, by strength 0 to 1,
@@ -132,8 +133,8 @@ def decode(
     """
     check_latent(model, samples)
     check_share("detail", detail)
-    padded = pixels(model, samples)
-    attention = follow(model, attention, samples)
+    padded = latent_pixels(model, samples)
+    attention = follow_latent(model, attention, samples)
     source = attention.source
     if source is None and model.config.residual:
         raise ImageError(
@@ -143,14 +144,14 @@ def decode(
         )
     size, target = (padded, padded) if source is None else (source.size, source.target)
     if guide is not None:
-        guide = checked_guide(guide, len(samples))
+        guide = check_guide(guide, len(samples))
 
     def drawn(i: int, own: Tensor | None) -> Tensor | None:
         """Fit the guide to the padded image; None where it is the model's own mask, which asks for nothing."""
         if guide is None or strength <= 0:
             return None
         one = guide[i : i + 1].to(model.device)
-        fitted = resize(one, size) if own is None else merge_edits(own[..., : size[0], : size[1]], one)
+        fitted = resize_image(one, size) if own is None else merge_edits(own[..., : size[0], : size[1]], one)
         if fitted is None:
             return None
         return F.pad(fitted, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
@@ -175,17 +176,17 @@ def decode(
         image, maps = (result[..., : size[0], : size[1]].cpu() for result in results)
         return image, maps
 
-    done = one_by_one(len(samples), progress, one)
+    done = run_one_by_one(len(samples), progress, one)
     picture, maps = torch.cat([image for image, _ in done]), torch.cat([maps for _, maps in done])
     if target != size:
-        picture, maps = resize(picture, target), resize(maps, target)
+        picture, maps = resize_image(picture, target), resize_image(maps, target)
     if source is not None:
         picture = join_alpha(picture, source.alpha, channels=source.channels)
     return Upscaled(picture, maps[:, :1], maps[:, 1:] if model.gives_certainty else None)
 
 
-def one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -> list[T]:
-    """Each image of a batch on its own, so that memory does not grow with the batch."""
+def run_one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -> list[T]:
+    """Run each image of a batch on its own, so that memory does not grow with the batch."""
     done = []
     for i in range(count):
         done.append(run(i))
@@ -195,7 +196,7 @@ def one_by_one(count: int, progress: Progress | None, run: Callable[[int], T]) -
 
 
 def check_latent(model: TADiSR, samples: Tensor) -> None:
-    """Raises ImageError for what is no latent of the model's VAE."""
+    """Raise ImageError for what is not a latent of the model's VAE."""
     channels = model.config.vae["latent_channels"]
     if samples.ndim != 4 or samples.shape[1] != channels or 0 in samples.shape:
         raise ImageError(
@@ -206,17 +207,17 @@ def check_latent(model: TADiSR, samples: Tensor) -> None:
         raise ImageError("The latent has NaN or infinite values: the node before this one went wrong.")
 
 
-def pixels(model: TADiSR, samples: Tensor) -> tuple[int, int]:
-    """Height and width of the image that a latent stands for."""
+def latent_pixels(model: TADiSR, samples: Tensor) -> tuple[int, int]:
+    """Compute height and width of the image that a latent stands for."""
     return samples.shape[2] * model.config.latent_factor, samples.shape[3] * model.config.latent_factor
 
 
-def follow(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
-    """The attention and the source for a latent as others left it. Raises ImageError when it is of other images."""
-    rows = match(attention.latent, samples)
+def follow_latent(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
+    """Adapt attention and source to a latent that other nodes edited. Raises ImageError if it is of other images."""
+    rows = match_latent(attention.latent, samples)
     source = attention.source
     if rows is not None:
-        source = None if source is None else pick(model, source, rows, samples)
+        source = None if source is None else pick_images(model, source, rows, samples)
     else:  # sampled anew, or made elsewhere: by its order
         count, heard = len(samples), len(attention.latent)
         if count % heard:
@@ -227,8 +228,8 @@ def follow(model: TADiSR, attention: Attention, samples: Tensor) -> Attention:
     return replace(attention, source=source, responses=[maps[rows] for maps in attention.responses])
 
 
-def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Source:
-    """The source of chosen images, resized as their latent is and then without skips.
+def pick_images(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Source:
+    """Pick images of the source, resized as their latent is and then without skips.
 
     Raises ImageError when the latent was stretched.
     """
@@ -239,7 +240,7 @@ def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Sou
         skips=[skip[rows] for skip in source.skips],
         alpha=None if source.alpha is None else source.alpha[rows],
     )
-    old, new = source.upscaled.shape[-2:], pixels(model, samples)
+    old, new = source.upscaled.shape[-2:], latent_pixels(model, samples)
     if old == new:
         return source
     vertical, horizontal = new[0] / old[0], new[1] / old[1]
@@ -254,5 +255,9 @@ def pick(model: TADiSR, source: Source, rows: list[int], samples: Tensor) -> Sou
         return max(1, round(size[0] * vertical)), max(1, round(size[1] * horizontal))
 
     return replace(
-        source, upscaled=resize(source.upscaled, new), skips=[], size=scaled(source.size), target=scaled(source.target)
+        source,
+        upscaled=resize_image(source.upscaled, new),
+        skips=[],
+        size=scaled(source.size),
+        target=scaled(source.target),
     )

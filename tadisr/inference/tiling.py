@@ -102,31 +102,33 @@ class Tiling:
 
 
 def fit_overlap(tile: int, overlap: int) -> int:
-    """The overlap, cut to half the tile, which is the most that tiles can share."""
+    """Cut the overlap to half the tile, the most that tiles can share."""
     return min(overlap, tile // 2)
 
 
-def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles begin along a side; the last one is pulled back so that it ends with the image."""
+def list_starts(size: int, tile: int, overlap: int) -> list[int]:
+    """List where the tiles begin along a side; the last one ends with the image."""
     if size <= tile:
         return [0]
     step = tile - overlap
     return [*range(0, size - tile, step), size - tile]
 
 
-def profiles(size: int, tile: int, overlap: int, *, blend: str = "cosine", text: Tensor | None = None) -> list[Tensor]:
-    """Each tile's weights along a side of `size`, handed over in the overlaps; they sum to one everywhere.
+def make_profiles(
+    size: int, tile: int, overlap: int, *, blend: str = "cosine", text: Tensor | None = None
+) -> list[Tensor]:
+    """Compute each tile's weights along a side of `size`, blended in the overlaps; they sum to one everywhere.
 
     All in pixels of one grid. text (size,): how much of it each line of pixels crosses; given, each seam takes only a
     part of its overlap, where there is least. Returns one (min(tile, size),) tensor a tile, float32.
     """
-    begins, length = starts(size, tile, overlap), min(tile, size)
+    begins, length = list_starts(size, tile, overlap), min(tile, size)
     weights = torch.zeros(len(begins), size, dtype=torch.float64)
     weights[0] = 1
     edge = 0
     for i in range(1, len(begins)):
         zone = (max(begins[i], edge), begins[i - 1] + length)
-        first, last = seam(zone, overlap, None if text is None else text)
+        first, last = place_seam(zone, overlap, None if text is None else text)
         rise = BLENDS[blend]((torch.arange(last - first, dtype=torch.float64) + 0.5) / max(1, last - first))
         weights[i, first:last], weights[i, last:] = rise, 1
         weights[i - 1, first:last] *= 1 - rise
@@ -135,8 +137,8 @@ def profiles(size: int, tile: int, overlap: int, *, blend: str = "cosine", text:
     return [weight[begin : begin + length].float() for begin, weight in zip(begins, weights, strict=True)]
 
 
-def seam(zone: tuple[int, int], overlap: int, text: Tensor | None) -> tuple[int, int]:
-    """Where within the zone that two tiles share one hands over to the other: its middle, or where least text is."""
+def place_seam(zone: tuple[int, int], overlap: int, text: Tensor | None) -> tuple[int, int]:
+    """Place the seam in the zone that two tiles share: in its middle, or where least text is."""
     width = min(overlap if text is None else max(1, overlap // SEAM), zone[1] - zone[0])
     room = zone[1] - zone[0] - width
     if text is None or room == 0 or width == 0:
@@ -149,18 +151,18 @@ def seam(zone: tuple[int, int], overlap: int, text: Tensor | None) -> tuple[int,
 
 
 def cover_side(size: int, tiling: Tiling) -> list[Span]:
-    """The tiles along a side of LR pixels, its margins included; a side that fits into a tile is one tile."""
+    """List the tiles along a side of LR pixels, its margins included; a side that fits into a tile is one tile."""
     tile, _ = tiling.on_lr
     padded = size + 2 * tiling.margin
     length = padded if size <= tile else tile
-    begins = starts(padded, length, overlap_on(size, tiling))
+    begins = list_starts(padded, length, choose_overlap(size, tiling))
     return [(begin - tiling.margin, begin - tiling.margin + length) for begin in begins]
 
 
-def overlap_on(size: int, tiling: Tiling) -> int:
-    """The overlap along a side of LR pixels: cut by up to half where the margins would take one more tile."""
+def choose_overlap(size: int, tiling: Tiling) -> int:
+    """Choose the overlap along a side of LR pixels: cut by up to half where the margins would take one more tile."""
     tile, overlap = tiling.on_lr
-    count = len(starts(size, tile, overlap))
+    count = len(list_starts(size, tile, overlap))
     if count == 1:
         return overlap
     fitted = tile - math.ceil((size + 2 * tiling.margin - tile) / (count - 1))
@@ -168,16 +170,16 @@ def overlap_on(size: int, tiling: Tiling) -> int:
 
 
 def side_weights(size: int, tiling: Tiling, text: Tensor | None = None) -> list[Tensor]:
-    """Weights of the tiles of `cover_side` on the x4 grid, within the image: one tensor a tile.
+    """Compute the weights of the tiles of `cover_side` on the x4 grid, within the image: one tensor per tile.
 
     text (n,): how much text each line crosses, at any resolution.
     """
-    spans, margin, overlap = cover_side(size, tiling), tiling.margin * SCALE, overlap_on(size, tiling) * SCALE
+    spans, margin, overlap = cover_side(size, tiling), tiling.margin * SCALE, choose_overlap(size, tiling) * SCALE
     if text is not None:
         text = F.interpolate(text[None, None], size=size * SCALE, mode="linear", align_corners=False)
         text = F.pad(text, (margin, margin), mode="replicate")[0, 0]
     length = (spans[0][1] - spans[0][0]) * SCALE
-    weights = profiles(size * SCALE + 2 * margin, length, overlap, blend=tiling.blend, text=text)
+    weights = make_profiles(size * SCALE + 2 * margin, length, overlap, blend=tiling.blend, text=text)
     return [
         weight[max(0, -begin) * SCALE : len(weight) - max(0, end - size) * SCALE]
         for weight, (begin, end) in zip(weights, spans, strict=True)
@@ -187,7 +189,7 @@ def side_weights(size: int, tiling: Tiling, text: Tensor | None = None) -> list[
 def grid_weights(
     height: int, width: int, tiling: Tiling, text: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights of the rows and of the columns of tiles on the x4 grid. text (h', w'): a text mask of any size."""
+    """Compute the weights of the rows and of the columns of tiles on the x4 grid. text (h', w'): a text mask of any size."""
     lines = (None, None)
     if text is not None:
         sure = text.float().square()  # what is sure counts
@@ -196,7 +198,7 @@ def grid_weights(
 
 
 def list_windows(images: int, height: int, width: int, tiling: Tiling) -> list[Window]:
-    """Every tile of a batch of LR images, row by row."""
+    """List every tile of a batch of LR images, row by row."""
     rows, columns = (cover_side(side, tiling) for side in (height, width))
     return [
         Window(image, top, left, bottom - top, right - left)
@@ -225,7 +227,7 @@ class Canvas:
         """Add what lies at `place` (rows, columns) of the x4 grid, under the weights of its rows and columns."""
         matrices, spans = [], []
         for span, weight, full, size in zip(place, weights, self.full, self.size, strict=True):
-            outputs = touched(span, full, size)
+            outputs = span_of_pixels(span, full, size)
             matrices.append(None if full == size else resize_matrix(full, size, outputs, span) * weight)
             spans.append(outputs)
         (top, bottom), columns = spans[0], slice(*spans[1])
@@ -262,8 +264,8 @@ class Canvas:
 Out = tuple[Tensor, Tensor]  # pixels (H, W, C) and maps (H, W, k) of one image's result
 
 
-def touched(span: Span, full: int, size: int) -> Span:
-    """The pixels of a side of `size` that those of `span` on the x4 grid take part in."""
+def span_of_pixels(span: Span, full: int, size: int) -> Span:
+    """Compute which pixels of a side of `size` overlap `span` of the x4 grid."""
     if full == size:
         return span
     ratio = size / full
@@ -282,7 +284,7 @@ def blend_tiles(
     out: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Strip]:
-    """Run the network over a batch of LR images tile by tile, and give the result in strips from top to bottom.
+    """Run the network over a batch of LR images tile by tile, and yield the result in strips from top to bottom.
 
     run: windows -> tiles. shape: (B, h, w) of the LR images; channels: of the result's pixels and of its maps; size (H,
     W): of the result, None: x4. text (B, 1, h', w'): a coarse text mask of any size, for seams that go around it. out:
@@ -304,10 +306,10 @@ def blend_tiles(
         begun = 0
         for number, (row, down) in enumerate(rows):
             for column, across in columns:
-                place = inside(row, height), inside(column, width)
-                canvas.add(cropped(next(tiles), row[0], column[0], place), place, (down, across))
+                place = clip_span(row, height), clip_span(column, width)
+                canvas.add(crop_margin(next(tiles), row[0], column[0], place), place, (down, across))
             last = number + 1 == len(rows)
-            bottom = size[0] if last else touched(inside(rows[number + 1][0], height), full[0], size[0])[0]
+            bottom = size[0] if last else span_of_pixels(clip_span(rows[number + 1][0], height), full[0], size[0])[0]
             if bottom > begun:
                 yield canvas.finished(i, bottom, begun)
                 begun = bottom
@@ -331,7 +333,7 @@ def run_tiled(
     out = (torch.zeros(images, *full, channels), torch.zeros(images, *full, 1))
 
     def run_windows(windows: list[Window]) -> list[Tile]:
-        enlarged = torch.stack([resize_window(lr[window.image], full, *place_of(window)) for window in windows])
+        enlarged = torch.stack([resize_window(lr[window.image], full, *span_of_window(window)) for window in windows])
         colors, masks = run(enlarged, windows)
         return [Tile(*pair) for pair in zip(colors.float().cpu(), masks.float().cpu(), strict=True)]
 
@@ -341,14 +343,14 @@ def run_tiled(
     return out[0].permute(0, 3, 1, 2), out[1].permute(0, 3, 1, 2)
 
 
-def place_of(window: Window) -> tuple[Span, Span]:
-    """Rows and columns of a window on the x4 grid."""
+def span_of_window(window: Window) -> tuple[Span, Span]:
+    """Compute rows and columns of a window on the x4 grid."""
     rows = (window.top * SCALE, (window.top + window.height) * SCALE)
     return rows, (window.left * SCALE, (window.left + window.width) * SCALE)
 
 
 def cut_window(lr: Tensor, window: Window) -> Tensor:
-    """A window of LR images (B, C, h, w) -> (1, C, height, width); its margin repeats the border."""
+    """Cut a window of LR images (B, C, h, w) -> (1, C, height, width); its margin repeats the border."""
     height, width = lr.shape[-2:]
     bottom, right = window.top + window.height, window.left + window.width
     margins = (max(0, -window.left), max(0, right - width), max(0, -window.top), max(0, bottom - height))
@@ -356,13 +358,13 @@ def cut_window(lr: Tensor, window: Window) -> Tensor:
     return F.pad(piece, margins, mode="replicate")
 
 
-def inside(span: Span, size: int) -> Span:
-    """The part of a tile's LR span that lies in the image, on the x4 grid."""
+def clip_span(span: Span, size: int) -> Span:
+    """Clip a tile's LR span to the image, on the x4 grid."""
     return max(0, span[0]) * SCALE, min(size, span[1]) * SCALE
 
 
-def cropped(tile: Tile, top: int, left: int, place: tuple[Span, Span]) -> Tile:
-    """A tile without the margin that lies outside the image; top, left: its window's, in LR pixels."""
+def crop_margin(tile: Tile, top: int, left: int, place: tuple[Span, Span]) -> Tile:
+    """Crop the margin of a tile that lies outside the image; top, left: its window's, in LR pixels."""
     (y0, y1), (x0, x1) = place
     rows = slice(y0 - top * SCALE, y1 - top * SCALE)
     columns = slice(x0 - left * SCALE, x1 - left * SCALE)
@@ -375,7 +377,7 @@ def run_in_batches(
     batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Tile]:
-    """Run the plan so many tiles at once, and give the tiles one by one."""
+    """Run the plan with so many tiles at once, and yield the tiles one by one."""
     for done in range(0, len(plan), batch):
         group = plan[done : done + batch]
         tiles = run(group)

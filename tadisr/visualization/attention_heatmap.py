@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, ImageError
-from ..images import resize, split_alpha
+from ..images import resize_image, split_alpha
 from ..inference.staged import Attention
 
 LAYERS = ("all", "down", "mid", "up")
@@ -84,5 +84,5 @@ def overlay_heat(heat: Tensor, image: Tensor, color_map: str, *, opacity: float 
     """
     if len(image) not in (1, len(heat)):
         raise ImageError(f"There are {len(image)} images for {len(heat)} heat maps: give one, or one for each.")
-    colors = resize(colorize_heat(heat, color_map), (image.shape[2], image.shape[3]))
+    colors = resize_image(colorize_heat(heat, color_map), (image.shape[2], image.shape[3]))
     return torch.lerp(split_alpha(image)[0].expand(len(heat), -1, -1, -1), colors, opacity)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..atomic_write import write_atomic
 from ..images import to_pil
 from ..images.alpha import split_alpha
-from ..images.resample import as_float, resize_matrix, shrink
-from ..inference.tiling import Strip, touched
+from ..images.resample import as_float, resize_matrix, shrink_image
+from ..inference.tiling import Strip, span_of_pixels
 
 LONGEST = 1024  # pixels of a panel's longer side
 GAP = 8  # white pixels between panels
@@ -27,7 +27,7 @@ class ContactSheet:
         factor = min(1.0, LONGEST / max(size))
         self.size = size
         self.panel = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
-        self.input = lay_on_white(shrink(image, self.panel))[0]
+        self.input = lay_on_white(shrink_image(image, self.panel))[0]
         self.result = torch.zeros(image.shape[1], *self.panel)
         self.maps = torch.zeros(0, *self.panel)
         spans = [(first, min(first + COLUMNS, self.panel[1])) for first in range(0, self.panel[1], COLUMNS)]
@@ -38,7 +38,7 @@ class ContactSheet:
         span = (strip.top, strip.top + len(strip.maps))
         if not len(self.maps):
             self.maps = torch.zeros(strip.maps.shape[2], *self.panel)
-        outputs = touched(span, self.size[0], self.panel[0])
+        outputs = span_of_pixels(span, self.size[0], self.panel[0])
         down = resize_matrix(self.size[0], self.panel[0], outputs, span)
         rows = slice(*outputs)
         self.result[:, rows] += down @ strip.pixels.permute(2, 0, 1) @ self.across.T

@@ -26,7 +26,7 @@ from tadisr.checkpoints.base_model import build_part, load_part  # noqa: E402
 from tadisr.checkpoints.key_mapping import map_unet_names, map_vae_names  # noqa: E402
 from tadisr.checkpoints.tensor_index import find_table  # noqa: E402
 from tadisr.config import LoRAConfig  # noqa: E402
-from tadisr.images import read_image, resize  # noqa: E402
+from tadisr.images import read_image, resize_image  # noqa: E402
 from tadisr.model.lora import add_lora  # noqa: E402
 from tadisr.model.precision import DTYPES, FP8  # noqa: E402
 
@@ -133,7 +133,7 @@ def run(folder: Path, kind: str) -> None:
 
     for stage in ("encode", "denoise", "project", "decode"):
         timed(stage)
-    picture = resize(read_image(ROOT / "sample" / "sample.png")[:, :3], (TILE // 4, TILE // 4))
+    picture = resize_image(read_image(ROOT / "sample" / "sample.png")[:, :3], (TILE // 4, TILE // 4))
     begun = time.perf_counter()
     result = upscale(model, picture)
     took = time.perf_counter() - begun

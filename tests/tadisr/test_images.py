@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from tadisr import ImageError
-from tadisr.images import output_size, pad_to_multiple, read_image, resize, to_pil, write_png
-from tadisr.images.resample import as_float, resize_window, shrink
+from tadisr.images import output_size, pad_to_multiple, read_image, resize_image, to_pil, write_png
+from tadisr.images.resample import as_float, resize_window, shrink_image
 
 RAMP = np.tile(np.linspace(0, 255, 20, dtype=np.uint8), (10, 1))
 
@@ -87,14 +87,14 @@ def test_png_round_trip(tmp_path: Path) -> None:
 def test_a_window_of_the_resized_image_is_made_from_itself_alone(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     levels = torch.randint(0, 65536, (3, 30, 41)).to(torch.uint16)
-    whole = resize(as_float(levels)[None], size)[0]
+    whole = resize_image(as_float(levels)[None], size)[0]
     for rows in ((0, size[0]), (0, 1), (size[0] // 3, size[0] // 3 + 1), (size[0] - 1, size[0])):
         found = resize_window(levels, size, rows, (size[1] // 4, size[1]))
         torch.testing.assert_close(found, whole[:, slice(*rows), size[1] // 4 :], atol=1e-5, rtol=0)
     beyond = resize_window(levels, size, (-2, size[0] + 1), (-3, size[1] + 4))
     repeated = torch.nn.functional.pad(whole[None], (3, 4, 2, 1), mode="replicate")[0]
     torch.testing.assert_close(beyond, repeated, atol=1e-5, rtol=0)
-    torch.testing.assert_close(shrink(levels, size), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shrink_image(levels, size), whole, atol=1e-5, rtol=0)
 
 
 def test_padding_and_sizes() -> None:

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError
-from tadisr.images import from_pil, from_pixels, resize, to_pil, to_pixels
+from tadisr.images import from_pil, from_pixels, resize_image, to_pil, to_pixels
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, or (H, W) for a mask
 Split = Literal["auto", "all", "train", "test"]
@@ -384,7 +384,7 @@ class _open:  # noqa: N801 (a function by use)
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize to (H, W), bicubic with antialiasing as in the pipeline, in 8 bits."""
-    return to_pixels(resize(from_pixels(pixels), size))
+    return to_pixels(resize_image(from_pixels(pixels), size))
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError, ImageError, TADiSRError
-from tadisr.images import from_pixels, resize
+from tadisr.images import from_pixels, resize_image
 
 from .degradation.recipes import degrade_mixture
 from .text_rendering.scenes import RenderedText
@@ -87,7 +87,7 @@ class PoolCrops:
         lr = degrade_mixture(np.ascontiguousarray(hr), self.degradation, rng)
         known = float(mask.shape[2])
         return {
-            "upscaled": resize(from_pixels(lr), (self.crop, self.crop))[0],
+            "upscaled": resize_image(from_pixels(lr), (self.crop, self.crop))[0],
             "hr": from_pixels(hr)[0],
             "mask": from_pixels(mask)[0] if known else torch.zeros(1, self.crop, self.crop),
             "known": torch.tensor([known]),

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from tadisr.config import SCALE
 from tadisr.errors import ConfigError
-from tadisr.images import from_pixels, resize
+from tadisr.images import from_pixels, resize_image
 
 from ..config import DataConfig, SourceConfig
 from .degradation.recipes import degrade_mixture
@@ -65,7 +65,7 @@ class Rendered:
 
     def draw_sample(self, index: int) -> Sample:
         sample = self.stream.draw_sample(index)
-        upscaled = resize(sample.pop("lr")[None], (self.stream.crop, self.stream.crop))[0]
+        upscaled = resize_image(sample.pop("lr")[None], (self.stream.crop, self.stream.crop))[0]
         return {"upscaled": upscaled, **sample}
 
 
@@ -183,7 +183,7 @@ class Mixture:
 
 
 def _upscale(lr: Tensor, size: int) -> Tensor:
-    return resize(lr[None], (size, size))[0]
+    return resize_image(lr[None], (size, size))[0]
 
 
 # ---- from the config ------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from torch import Tensor
 import tadisr
 from tadisr.errors import CheckpointError
 from tadisr.file_digest import hash_file
-from tadisr.images import from_pixels, resize
-from tadisr.inference.tiling import profiles, starts
-from tadisr.inference.upscale import run_tile
+from tadisr.images import from_pixels, resize_image
+from tadisr.inference.run_tile import run_tile
+from tadisr.inference.tiling import list_starts, make_profiles
 from tadisr.model.precision import DTYPES
 
 from .sam_ts import checkpoint
@@ -29,7 +29,7 @@ LARGE = 1024  # the longer side from which on an image is cut
 def make_windows(shape: tuple[int, ...], tile: int, overlap: int) -> list[tuple[tuple[slice, slice], Tensor]]:
     """Cover an image (h, w, ...) with windows, and weights that sum to one at every pixel."""
     rows, columns = (
-        list(zip(starts(size, tile, overlap), profiles(size, tile, overlap, blend="linear"), strict=True))
+        list(zip(list_starts(size, tile, overlap), make_profiles(size, tile, overlap, blend="linear"), strict=True))
         for size in shape[:2]
     )
     return [
@@ -141,9 +141,9 @@ class OwnSegmenter:
         height, width = image.shape[:2]
         factor = self.choose_factor(height, width)
         size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        picture = resize(from_pixels(image), size)
+        picture = resize_image(from_pixels(image), size)
         mask = torch.zeros(1, 1, *size)
         for (rows, columns), weight in make_windows(size, TILE, OVERLAP):
             _, maps = run_tile(self.model, picture[..., rows, columns], self.device)
             mask[..., rows, columns] += weight * maps[:, :1].cpu()
-        return resize(mask, (height, width))[0, 0].numpy()
+        return resize_image(mask, (height, width))[0, 0].numpy()

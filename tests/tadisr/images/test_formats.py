@@ -170,7 +170,7 @@ def test_a_fax(tmp_path: Path) -> None:
         bilevel.save(tmp_path / "a.tif", compression=name, dpi=(204, 98))
         frame = read_one(tmp_path / "a.tif")
         assert (frame.pixels[..., 0] == np.asarray(bilevel.convert("L"))).all()
-        assert frame.metadata.resized((96, 64), (384, 256)).dpi == pytest.approx((816, 392))
+        assert frame.metadata.resize_metadata((96, 64), (384, 256)).dpi == pytest.approx((816, 392))
 
 
 def test_bits_that_pillow_does_not_give_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,14 +13,14 @@ from PIL import Image
 
 from tadisr.errors import ConfigError, ImageError
 from tadisr.images.metadata import Metadata
-from tadisr.images.profiles import srgb_profile
+from tadisr.images.profiles import make_srgb_profile
 from tadisr.images.read import read_frames
-from tadisr.images.write import FORMATS, check_size, format_of, open_writer, to_levels
+from tadisr.images.write import FORMATS, check_size, find_format, open_writer, to_levels
 
 
 def write(path: Path, *pages: np.ndarray, metadata: Metadata = Metadata(), step: int = 7, **options: Any) -> Path:
     """Write pages in strips of `step` rows."""
-    kind = format_of(path)
+    kind = find_format(path)
     assert kind is not None
     animated = options.get("animated", False)
     writer = open_writer(path, metadata, kind=kind, pages=len(pages), **options)
@@ -92,14 +92,14 @@ def test_metadata_goes_into_every_format(name: str, tmp_path: Path) -> None:
     exif[0x8769] = {0x829A: 0.01, 0xA002: 96, 0xA003: 64}  # exposure time, width, height
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"></x:xmpmeta>'
     metadata = Metadata(exif=exif.tobytes(), xmp=xmp, dpi=(300, 300), profile=True, text={"Title": "a sign"})
-    write(tmp_path / name, pixels_of(draw_sign()), metadata=metadata.resized((96, 64), (384, 256)))
+    write(tmp_path / name, pixels_of(draw_sign()), metadata=metadata.resize_metadata((96, 64), (384, 256)))
     with Image.open(tmp_path / name) as image:
         image.load()
         tags = image.getexif()
         assert (tags.get(0x112, 1), tags[0x10F], tags[0x9003]) == (1, "Maker", "2024:01:02 03:04:05")
         inner = tags.get_ifd(0x8769)
         assert (inner[0xA002], inner[0xA003], float(inner[0x829A])) == (384, 256, 0.01)
-        assert image.info["icc_profile"] == srgb_profile() == srgb_profile()
+        assert image.info["icc_profile"] == make_srgb_profile() == make_srgb_profile()
         if name not in ("a.webp", "a.avif"):  # which have no resolution of their own
             assert image.info["dpi"] == pytest.approx((1200, 1200), rel=1e-4)
         if name == "a.png":
@@ -130,7 +130,7 @@ def test_jpeg_lays_transparency_on_white(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_formats_end_somewhere() -> None:
-    assert [format_of(Path(f"a.{suffix}")) for suffix in ("JPG", "tiff", "webp", "gif", "")] == [
+    assert [find_format(Path(f"a.{suffix}")) for suffix in ("JPG", "tiff", "webp", "gif", "")] == [
         "jpg", "tif", "webp", None, None,
     ]  # fmt: skip
     for kind, side in (("jpg", 65501), ("webp", 16384)):

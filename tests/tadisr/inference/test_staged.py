@@ -93,7 +93,7 @@ def test_a_resized_latent_gives_a_resized_picture(model: TADiSR) -> None:
     samples, source = stages.encode(model, torch.rand(1, 4, 10, 12), scale=2)
     larger = torch.nn.functional.interpolate(samples, scale_factor=2, mode="bicubic")
     z, attention = stages.denoise(model, larger, source)
-    assert attention.size == (80, 96) and attention.padded == stages.pixels(model, larger)
+    assert attention.size == (80, 96) and attention.padded == stages.latent_pixels(model, larger)
     assert stages.decode(model, z, attention).image.shape == (1, 4, 40, 48)
 
 

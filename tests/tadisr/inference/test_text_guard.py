@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tadisr import ocr
 from tadisr.cli import main
-from tadisr.images import from_pil, resize, to_pil
+from tadisr.images import from_pil, resize_image, to_pil
 from tadisr.inference.text_guard import SHARES, guard_text
 from tadisr.inference.tiling import Tiling
-from tadisr.inference.upscale import upscale, upscale_strips
+from tadisr.inference.upscale import upscale
+from tadisr.inference.upscale_strips import upscale_strips
 from tadisr.model import TADiSR
 
 pytest.importorskip("rapidocr", reason="reading text needs the extra ocr: pip install -e '.[ocr]'")
@@ -60,13 +61,13 @@ class Miswriting(TADiSR):
     def forward(self, image: torch.Tensor, guide: torch.Tensor | None = None):
         output = super().forward(image, guide)
         return type(output)(
-            resize(self.drawn[None], (image.shape[2], image.shape[3])), *list(vars(output).values())[1:]
+            resize_image(self.drawn[None], (image.shape[2], image.shape[3])), *list(vars(output).values())[1:]
         )
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_upscale_puts_back_what_the_network_miswrites(compact: TADiSR, rapid: ocr.Reader, mode: str) -> None:
-    lr = resize(page("BOOKS")[None], (52, 108))
+    lr = resize_image(page("BOOKS")[None], (52, 108))
     model = Miswriting(compact.config)
     model.load_state_dict(compact.state_dict())
     model.eval().drawn = page("BANKS")
@@ -81,6 +82,6 @@ def test_upscale_puts_back_what_the_network_miswrites(compact: TADiSR, rapid: oc
 
 
 def test_the_command_names_the_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    to_pil(resize(page("BOOKS")[None], (52, 108))).save(tmp_path / "a.png")
+    to_pil(resize_image(page("BOOKS")[None], (52, 108))).save(tmp_path / "a.png")
     assert main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--text-guard", "rapidocr"]) == 0
     assert "Text guard by rapidocr" in capsys.readouterr().err

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from tadisr import ConfigError
-from tadisr.inference.tiling import BLENDS, Tiling, cover_side, profiles, run_tiled, seam, side_weights, starts
+from tadisr.inference.tiling import (
+    BLENDS,
+    Tiling,
+    cover_side,
+    list_starts,
+    make_profiles,
+    place_seam,
+    run_tiled,
+    side_weights,
+)
 
 
 def local(tile: Tensor, _windows: object) -> tuple[Tensor, Tensor]:
@@ -47,7 +56,7 @@ def test_tiled_equals_whole_for_a_model_that_looks_around() -> None:
 def test_weights_sum_to_one(tile: int, overlap: int) -> None:
     for size in range(1, 150):
         total = torch.zeros(size)
-        for begin, weight in zip(starts(size, tile, overlap), profiles(size, tile, overlap), strict=True):
+        for begin, weight in zip(list_starts(size, tile, overlap), make_profiles(size, tile, overlap), strict=True):
             total[begin : begin + len(weight)] += weight
             assert weight.min() >= 0
         torch.testing.assert_close(total, torch.ones(size), atol=1e-6, rtol=0)
@@ -59,9 +68,9 @@ def test_every_blend_sums_to_one_and_keeps_its_seam(blend: str, text: bool) -> N
     generator = torch.Generator().manual_seed(0)
     for size in range(17, 200, 13):
         crossed = torch.rand(size, generator=generator) if text else None
-        weights = profiles(size, 16, 8, blend=blend, text=crossed)
+        weights = make_profiles(size, 16, 8, blend=blend, text=crossed)
         total = torch.zeros(size)
-        for begin, weight in zip(starts(size, 16, 8), weights, strict=True):
+        for begin, weight in zip(list_starts(size, 16, 8), weights, strict=True):
             total[begin : begin + 16] += weight
         torch.testing.assert_close(total, torch.ones(size), atol=1e-6, rtol=0)
         if blend == "none":
@@ -76,19 +85,19 @@ def test_seams_go_where_no_text_is() -> None:
 
     def crossed(weights: list[Tensor]) -> float:
         total = 0.0
-        for begin, weight in zip(starts(400, 160, 80), weights, strict=True):
+        for begin, weight in zip(list_starts(400, 160, 80), weights, strict=True):
             shared = (weight > 0) & (weight < 1)
             total += text[0, begin : begin + 160][shared].sum().item()
         return total
 
-    assert crossed(profiles(400, 160, 80, text=text[0])) == 0
-    assert crossed(profiles(400, 160, 80)) > 0
+    assert crossed(make_profiles(400, 160, 80, text=text[0])) == 0
+    assert crossed(make_profiles(400, 160, 80)) > 0
 
 
 def test_a_picture_without_text_has_its_seams_in_the_middle() -> None:
-    first, last = seam((100, 180), 80, torch.zeros(300))
+    first, last = place_seam((100, 180), 80, torch.zeros(300))
     assert abs((first + last) / 2 - 140) <= 1 and last - first == 20
-    assert seam((100, 180), 80, None) == (100, 180)
+    assert place_seam((100, 180), 80, None) == (100, 180)
 
 
 def test_progress_counts_tiles_and_cancels() -> None:
@@ -153,7 +162,7 @@ def test_settings_out_of_range(wrong: dict) -> None:
 def test_the_margin_takes_no_further_tiles_and_the_weights_sum_to_one(size: int) -> None:
     tiling = Tiling()
     spans = cover_side(size, tiling)
-    assert len(spans) == len(starts(size, *tiling.on_lr))
+    assert len(spans) == len(list_starts(size, *tiling.on_lr))
     assert spans[0][0] == -tiling.margin and spans[-1][1] == size + tiling.margin
     assert all(after[0] <= before[1] - tiling.on_lr[1] // 2 for before, after in itertools.pairwise(spans))
     total = torch.zeros(size * 4)

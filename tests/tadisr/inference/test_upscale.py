@@ -17,12 +17,14 @@ from torch import Tensor
 import tadisr
 from tadisr import ConfigError, ImageError, TADiSR, upscale, upscale_in_memory
 from tadisr.errors import OutOfMemoryError, ResultError
-from tadisr.images import read_image, resize
+from tadisr.images import read_image, resize_image
 from tadisr.images.tensors import to_tensor
 from tadisr.inference import staged as stages
-from tadisr.inference import upscale as pipeline
+from tadisr.inference import upscaling
 from tadisr.inference.preview import DIMMED
 from tadisr.inference.tiling import Tiling
+from tadisr.inference.upscale import Upscaled
+from tadisr.inference.upscale_strips import upscale_strips
 
 SAMPLE = ROOT / "sample" / "sample.png"
 
@@ -81,7 +83,7 @@ def test_no_seams(shipped: TADiSR) -> None:
         assert seam(other, ends) <= seam(one, ends) * 1.02
     borders = torch.tensor([256, 504, 512]) - 1
 
-    def added(result: pipeline.Upscaled) -> float:
+    def added(result: Upscaled) -> float:
         """Steps that tiling brings where tiles meet, against those that it brings between any two columns."""
         along = steps(result.image - whole.image)
         return float(along[borders].mean() / along.mean())
@@ -128,7 +130,7 @@ def test_levels_and_strips_give_the_same(compact: TADiSR, color_fix: str) -> Non
     levels = torch.randint(0, 256, (1, 4, 60, 40), dtype=torch.uint8)
     options = {"scale": 2.5, "tiling": Tiling(tile=128, overlap=32), "fidelity": 0.3, "color_fix": color_fix}
     whole = upscale(compact, levels / 255, **options)
-    strips = list(pipeline.upscale_strips(compact, levels, **options))
+    strips = list(upscale_strips(compact, levels, **options))
     assert len(strips) > 1 or color_fix != "off"
     assert [strip.top for strip in strips] == [sum(len(s.mask) for s in strips[:i]) for i in range(len(strips))]
     torch.testing.assert_close(torch.cat([strip.pixels for strip in strips]).permute(2, 0, 1)[None], whole.image)
@@ -165,7 +167,7 @@ def test_smaller_scales_are_exact_resizes(compact: TADiSR, scale: float, size: t
     result = upscale(compact, lr, scale=scale)
     assert result.image.shape[-2:] == result.mask.shape[-2:] == size
     full = upscale(compact, lr).image
-    torch.testing.assert_close(result.image, full if scale == 4 else resize(full, size))
+    torch.testing.assert_close(result.image, full if scale == 4 else resize_image(full, size))
 
 
 def test_color_fix_brings_the_mean_back(compact: TADiSR) -> None:
@@ -305,9 +307,9 @@ def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:
     """On the sample: nearer to the input when brought down again than not, sharper than bicubic, a mask on the signs."""
     lr = read_image(SAMPLE)
     result = upscale(shipped, lr)
-    again = resize(result.image, (lr.shape[2], lr.shape[3]))
+    again = resize_image(result.image, (lr.shape[2], lr.shape[3]))
     assert (again - lr).abs().mean() < 0.02
-    plain = resize(lr, (result.image.shape[2], result.image.shape[3]))
+    plain = resize_image(lr, (result.image.shape[2], result.image.shape[3]))
 
     def sharpness(x: Tensor) -> Tensor:
         return (x[..., 1:] - x[..., :-1]).square().mean()
@@ -319,7 +321,7 @@ def test_the_shipped_model_sharpens_and_finds_the_text(shipped: TADiSR) -> None:
 
 def test_fidelity_keeps_the_input_outside_the_text(shipped: TADiSR) -> None:
     lr = read_image(SAMPLE)[:, :3, 40:120, 40:140]
-    plain = resize(lr, (320, 400))
+    plain = resize_image(lr, (320, 400))
     none, half, full = (upscale(shipped, lr, fidelity=value) for value in (0.0, 0.5, 1.0))
     assert torch.equal(none.mask, full.mask)
     torch.testing.assert_close(full.image, torch.lerp(plain, none.image, none.mask), atol=1e-5, rtol=0)
@@ -358,13 +360,13 @@ def test_text_aware_seams_go_around_the_text_that_a_first_look_finds(
     """The coarse pass sees the whole image in one tile; its mask decides where the tiles are joined."""
     lr = torch.rand(2, 3, 100, 60)
     seen: list[Tensor] = []
-    real = pipeline.blend_tiles
+    real = upscaling.blend_tiles
 
     def watched(*arguments, text, **options):
         seen.append(text)
         return real(*arguments, text=text, **options)
 
-    monkeypatch.setattr(pipeline, "blend_tiles", watched)
+    monkeypatch.setattr(upscaling, "blend_tiles", watched)
     upscale(compact, lr, tiling=Tiling(tile=128, overlap=64, text_aware=True))
     upscale(compact, lr, tiling=Tiling(tile=512, overlap=64, text_aware=True))
     upscale(compact, lr, tiling=Tiling(tile=128, overlap=64))
@@ -377,7 +379,7 @@ def test_a_preview_of_what_is_done(compact: TADiSR) -> None:
     shown: list[Tensor] = []
     result = upscale(compact, lr, tiling=Tiling(tile=128, overlap=0, margin=0), preview=shown.append)
     assert len(shown) == 20 and {tuple(picture.shape) for picture in shown} == {(1, 3, 137, 512)}
-    plain, done, last = (resize(picture, (137, 512)) for picture in (lr[:1], result.image[:1], result.image[1:]))
+    plain, done, last = (resize_image(picture, (137, 512)) for picture in (lr[:1], result.image[:1], result.image[1:]))
     apart = 0.7 * (plain - done).abs().mean()
     assert (shown[0] - done)[..., :100, :100].abs().mean() < apart
     torch.testing.assert_close(shown[0][..., 120:], DIMMED * plain[..., 120:], atol=1e-5, rtol=0)

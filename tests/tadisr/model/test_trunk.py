@@ -12,10 +12,10 @@ import tadisr
 from tadisr import TADiSR, upscale
 from tadisr.checkpoints import adapter
 from tadisr.errors import ConfigError, ImageError
-from tadisr.images import resize
+from tadisr.images import resize_image
 from tadisr.inference import staged
 from tadisr.inference.tiling import Tiling
-from tadisr.inference.upscale import upscale_strips
+from tadisr.inference.upscale_strips import upscale_strips
 from tadisr.model.certainty import average_window, certainty_map, keep_sure_detail
 from tadisr.profiling import benchmark, memory
 
@@ -119,7 +119,7 @@ def test_the_average_is_over_the_window_inside_the_image() -> None:
 
 def test_upscale_takes_detail_and_a_guide_in_one_pass(model: TADiSR) -> None:
     model, image = shaken(model).eval(), 0.25 + 0.5 * torch.rand(1, 3, 16, 16)
-    trunk, upscaled = model.decoder.trunk, resize(image, (64, 64))
+    trunk, upscaled = model.decoder.trunk, resize_image(image, (64, 64))
     assert trunk is not None and trunk.certainty is not None
     with torch.no_grad():  # a residual of a tenth, so that the image stays within [0, 1], and errors as large
         share = 0.1 / (model(upscaled).image - upscaled).std()
@@ -168,7 +168,7 @@ def test_certainty_is_given_in_tiles_at_any_scale_and_where_alpha_has_structure(
 
 def run(model: TADiSR, image: torch.Tensor) -> torch.Tensor:
     """Predict the log variance of an image whose sides are multiples of the model's."""
-    log_variance = model(resize(image, (4 * image.shape[2], 4 * image.shape[3]))).log_variance
+    log_variance = model(resize_image(image, (4 * image.shape[2], 4 * image.shape[3]))).log_variance
     assert log_variance is not None
     return log_variance
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tadisr import ConfigError, ImageError
-from tadisr.images import resize
+from tadisr.images import resize_image
 from train.data.pairs import Label, Pair, open_pairs
 
 RNG = np.random.default_rng(0)
@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 def picture(path: Path, height: int, width: int, channels: int = 3, **options: object) -> np.ndarray:
     """A smooth random image."""
     small = torch.from_numpy(RNG.random((1, channels, 3, 3))).float()
-    pixels = (resize(small, (height, width))[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    pixels = (resize_image(small, (height, width))[0].permute(1, 2, 0) * 255).round().byte().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(path, **options)
     return pixels
@@ -61,7 +61,7 @@ def test_ftsr_and_its_split(tmp_path: Path) -> None:
     assert pair.is_upscaled and pair.hr.shape == (32, 32, 3) and pair.hr.dtype == np.uint8
     given = np.array(Image.open(folder / "sr_bicubic" / "0000010.png"))
     assert (pair.upscaled == given).all() and pair.lr.shape == (8, 8, 3)
-    again = resize(torch.from_numpy(pair.lr).permute(2, 0, 1)[None] / 255, (32, 32))[0].permute(1, 2, 0) * 255
+    again = resize_image(torch.from_numpy(pair.lr).permute(2, 0, 1)[None] / 255, (32, 32))[0].permute(1, 2, 0) * 255
     assert np.abs(again.numpy() - given).mean() < 3  # the LR image leads back to it
     assert pair.mask is not None and pair.mask.shape == (32, 32)
     assert pickle.loads(pickle.dumps(pairs))[0] == pair  # for data workers

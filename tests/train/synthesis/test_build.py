@@ -17,7 +17,7 @@ from PIL import Image
 from small_ftsr import FONTS, SAMPLES, configured, digests, line, strokes, write_config
 
 from tadisr import CheckpointError, ConfigError
-from tadisr.images import from_pixels, resize, to_pixels
+from tadisr.images import from_pixels, resize_image, to_pixels
 from train.synthesis import config as settings
 from train.synthesis.__main__ import main
 from train.synthesis.build import build_data_set
@@ -41,7 +41,7 @@ def test_the_layout_of_ftsr(made: Path) -> None:
         assert sorted(p.name for p in (made / folder).iterdir()) == names
         assert all(Image.open(made / folder / n).size == (side, side) for n in names)
     lr, up = (np.asarray(Image.open(made / folder / names[0])) for folder in ("lr", "sr_bicubic"))
-    assert np.array_equal(to_pixels(resize(from_pixels(lr), (128, 128))), up)
+    assert np.array_equal(to_pixels(resize_image(from_pixels(lr), (128, 128))), up)
     assert (made / "train.txt").read_text().split() == names[:3]
     assert (made / "test.txt").read_text().split() == names[3:]
 

@@ -11,7 +11,7 @@ import torch
 
 from tadisr.config import SCALE
 from tadisr.file_digest import hash_file
-from tadisr.images import from_pixels, resize, to_pixels
+from tadisr.images import from_pixels, resize_image, to_pixels
 
 from ...data.degradation.on_tensors import degrade_batch
 from ...data.degradation.recipes import degrade_image
@@ -48,7 +48,7 @@ class Degrade(Step):
         rngs = [np.random.default_rng([self.config.seed, index, 1]) for index in chunk]
         records = list[Record]()
         for index, name, hr, lr in zip(chunk, names, hrs, self.make_lr(hrs, rngs), strict=True):
-            up = to_pixels(resize(from_pixels(lr), (lr.shape[0] * SCALE, lr.shape[1] * SCALE)))
+            up = to_pixels(resize_image(from_pixels(lr), (lr.shape[0] * SCALE, lr.shape[1] * SCALE)))
             write_bytes(self.out / "lr" / name, encode_png(lr))
             write_bytes(self.out / "sr_bicubic" / name, encode_png(up))
             sums = {folder: hash_file(self.out / folder / name) for folder in FOLDERS}
