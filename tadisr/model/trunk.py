@@ -102,6 +102,27 @@ class Section(nn.Module):
         return self.blocks(z), a
 
 
+class CertaintyHead(nn.Module):
+    """Predict the log variance of each pixel's error from the trunk's features, without a gradient to them.
+
+    It sees each position's features divided by their root mean square, and the logarithm of that: their size spans two
+    orders of magnitude and moves while the trunk learns, which made predictions on the bare features overshoot.
+    """
+
+    def __init__(self, *, channels: int, patch: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels + 1, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, patch**2, 3, padding=1)
+        zero_layer(self.last, bias=-5.0)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, channels, h, w) -> (B, patch^2, h, w), within LOG_VARIANCE."""
+        hidden = hidden.detach()
+        size = hidden.float().square().mean(1, keepdim=True).add(1e-6).sqrt()
+        hidden = torch.cat([hidden / size.to(hidden), size.log().to(hidden)], 1)
+        return self.last(F.relu(self.first(hidden))).clamp(*LOG_VARIANCE)
+
+
 class Trunk(nn.Module):
     """From the upscaled input and the decoders' streams at LR resolution to the image and its certainty.
 
@@ -126,11 +147,7 @@ class Trunk(nn.Module):
         )
         self.out = nn.Conv2d(width, colors, 3, padding=1)
         zero_layer(self.out)  # training starts from the upscaled input itself
-        self.certainty: nn.Sequential | None = None
-        if config.certainty:
-            last = nn.Conv2d(width, patch**2, 3, padding=1)
-            zero_layer(last, bias=-5.0)
-            self.certainty = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), last)
+        self.certainty = CertaintyHead(channels=width, patch=patch) if config.certainty else None
 
     def forward(
         self, picture: Tensor, z: Tensor, a: Tensor | None, guide: Tensor | None = None
@@ -147,7 +164,7 @@ class Trunk(nn.Module):
             a = a + given * self.guide(torch.cat([guide, given.expand_as(guide[:, :1])], 1))
         for section in self.sections:
             z, a = section(z, a)
-        log_variance = None if self.certainty is None else self.certainty(z.detach()).clamp(*LOG_VARIANCE)
+        log_variance = None if self.certainty is None else self.certainty(z)
         return self.out(z), a, log_variance
 
 

@@ -17,6 +17,7 @@ from tadisr.inference import staged
 from tadisr.inference.tiling import Tiling
 from tadisr.inference.upscale_strips import upscale_strips
 from tadisr.model.certainty import average_window, certainty_map, keep_sure_detail
+from tadisr.model.trunk import CertaintyHead
 from tadisr.profiling import benchmark, memory
 
 
@@ -125,7 +126,7 @@ def test_upscale_takes_detail_and_a_guide_in_one_pass(model: TADiSR) -> None:
         share = 0.1 / (model(upscaled).image - upscaled).std()
         for parameter in trunk.out.parameters():
             parameter *= share
-        for parameter in trunk.certainty[-1].parameters():
+        for parameter in trunk.certainty.last.parameters():
             parameter.zero_().add_(-4.0 if parameter.ndim == 1 else 0.0)
     full, default, none = (upscale(model, image, detail=detail).image for detail in (1.0, None, 0.0))
     assert (full - default).abs().max() > 1e-4 and (full - none).abs().max() > (full - default).abs().max()
@@ -182,3 +183,14 @@ def test_bench_and_memory_count_a_trunk_model(model: TADiSR) -> None:
     assert set(report["ratios"]) == {"text_attention"} and report["stages"]["decode"]["seconds"] > 0
     counted = memory.plan_memory(model.config, dtype=torch.float32, compute=torch.float32, tile=64)
     assert counted["weights"]["all"] == sum(p.nbytes for p in model.state_dict().values())
+
+
+def test_certainty_depends_on_the_size_of_the_features_only_by_its_logarithm() -> None:
+    torch.manual_seed(0)
+    head, hidden = CertaintyHead(channels=8, patch=4), torch.randn(1, 8, 6, 6)
+    torch.nn.init.normal_(head.last.weight, std=0.1)
+    small, large = head(hidden), head(100 * hidden)
+    assert 0 < (small - large).abs().max() < 5  # the bare features would move it 100 times as far
+    with torch.no_grad():
+        head.first.weight[:, -1] = 0
+    torch.testing.assert_close(head(hidden), head(100 * hidden), atol=1e-3, rtol=0)
