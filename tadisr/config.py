@@ -57,6 +57,8 @@ class TextAttentionConfig:
     response: Literal["score", "probability"] = "score"  # Eq. 3's q.k/sqrt(d), or the softmax as DAAM records it
     mid_block: bool = True  # also the layers of the U-Net's mid block
     heads: Literal["all", "second_half"] = "all"
+    # How responses of smaller layers are brought to the latent's size; the authors' code (DAAM's) is bicubic and clamps at 0.
+    resize: Literal["bilinear", "clamped_bicubic"] = "bilinear"
     position: Annotated[int | None, Range(0, 4095)] = (
         None  # None: the word's own tokens; a number: that row of the prompt
     )

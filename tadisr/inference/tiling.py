@@ -28,6 +28,7 @@ BLENDS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: x,
     "none": lambda x: (x > 0.5).to(x.dtype),
 }
+WHOLE = 8  # LR pixels that the lengths of tiles are multiples of: the network pads none of them, or little
 SEAM = 4  # with text-aware seams, one takes this share of the overlap: room to move within it
 CENTERED = 0.05  # what a seam pays for lying at the overlap's edge, against one through nothing but text
 
@@ -151,12 +152,22 @@ def place_seam(zone: tuple[int, int], overlap: int, text: Tensor | None) -> tupl
 
 
 def cover_side(size: int, tiling: Tiling) -> list[Span]:
-    """List the tiles along a side of LR pixels, its margins included; a side that fits into a tile is one tile."""
+    """List the tiles along a side of LR pixels, its margins included; a side that fits into a tile is one tile.
+
+    All are of one length, the shortest that as many tiles need, so that no two share more than they are to.
+    """
     tile, _ = tiling.on_lr
     padded = size + 2 * tiling.margin
-    length = padded if size <= tile else tile
-    begins = list_starts(padded, length, choose_overlap(size, tiling))
-    return [(begin - tiling.margin, begin - tiling.margin + length) for begin in begins]
+    overlap = choose_overlap(size, tiling)
+    length = padded if size <= tile else shortest_tile(padded, tile, overlap)
+    return [(begin - tiling.margin, begin - tiling.margin + length) for begin in list_starts(padded, length, overlap)]
+
+
+def shortest_tile(size: int, tile: int, overlap: int) -> int:
+    """Compute the length of as many tiles along a side as those of `tile` are, each with its overlap; a multiple of WHOLE."""
+    count = len(list_starts(size, tile, overlap))
+    length = math.ceil((size + (count - 1) * overlap) / count)
+    return min(tile, -(-length // WHOLE) * WHOLE)
 
 
 def choose_overlap(size: int, tiling: Tiling) -> int:

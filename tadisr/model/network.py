@@ -70,7 +70,8 @@ class TADiSR(nn.Module):
         if config.decoder.joint and config.decoder.source == "attention":
             # Without text-aware attention the text decoder starts from the denoised latent instead.
             channels = self.recorder.channels if config.text_attention.enabled else config.vae["latent_channels"]
-            self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0])
+            way = config.text_attention.resize if config.text_attention.enabled else "bilinear"
+            self.text_attention = TextProjection(channels=channels, width=config.decoder.text_channels[0], resize=way)
         self.decoder = JointParts(config.decoder, vae_channels=config.vae["block_out_channels"], patch=config.patch)
         if config.decoder.trunk is not None:
             drop_last_level(self.vae)

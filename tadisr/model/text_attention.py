@@ -192,23 +192,30 @@ class JointProcessor:
 class TextProjection(nn.Module):
     """W_a of Eq. 4: joins the responses of all layers at latent size and projects them for the text decoder.
 
-    A 1x1 convolution and a resize commute, so each level is projected at its own size and then brought to the
-    latent's: the joined stack of all maps at latent size, 1300 channels for Kolors, is never made.
+    A 1x1 convolution and a bilinear resize commute, so each level is projected at its own size and then brought to the
+    latent's: the joined stack of all maps at latent size, 1300 channels for Kolors, is never made. Clamped maps do not
+    commute: they are resized first, layer by layer.
     """
 
-    def __init__(self, *, channels: int, width: int) -> None:
+    def __init__(self, *, channels: int, width: int, resize: str = "bilinear") -> None:
         super().__init__()
+        self.resize = resize
         self.weight = nn.Parameter(torch.empty(width, channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(width))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, responses: list[Tensor], size: tuple[int, int]) -> Tensor:
         """responses M x (B, heads, h, w), in running order -> a_tex (B, width, *size)."""
-        levels: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         weights = self.weight.to(responses[0]).split([maps.shape[1] for maps in responses], dim=1)
+        a_tex = self.bias.to(responses[0])[:, None, None]
+        if self.resize == "clamped_bicubic":
+            for maps, weight in zip(responses, weights, strict=True):
+                resized = F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
+                a_tex = a_tex + F.conv2d(resized.clamp_min(0), weight)
+            return a_tex
+        levels: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
         for maps, weight in zip(responses, weights, strict=True):
             levels.setdefault((maps.shape[2], maps.shape[3]), []).append((maps, weight))
-        a_tex = self.bias.to(responses[0])[:, None, None]
         for level, parts in levels.items():
             stack = torch.cat([maps for maps, _ in parts], 1)
             projected = F.conv2d(stack, torch.cat([weight for _, weight in parts], 1))

@@ -51,13 +51,14 @@ def draw_tiles(image: Tensor, tiling: Tiling, text: Tensor | None = None) -> Ten
     sides = [cover_side(side, tiling) for side in (height, width)]
     down, across = map(measure_handover, sides, grid_weights(height, width, tiling, text), (height, width))
     shared = torch.maximum(down[:, None].expand(height, width), across.expand(height, width))
-    red = torch.tensor(RED, dtype=torch.float32)[:, None, None] / 255
-    picture = to_pil(torch.lerp(image[0], red.expand_as(image[0]), (0.7 * shared).clamp(0, 1)))
+    picture = to_pil(image[0])
     pen = ImageDraw.Draw(picture)
     for top, bottom in sides[0]:
         for left, right in sides[1]:
             pen.rectangle((max(0, left), max(0, top), min(right, width) - 1, min(bottom, height) - 1), outline=GREEN)
-    return from_pil(picture.convert("RGB"))
+    outlined = from_pil(picture.convert("RGB"))
+    red = torch.tensor(RED, dtype=torch.float32)[:, None, None] / 255
+    return torch.lerp(outlined, red.expand_as(outlined), (0.7 * shared).clamp(0, 1))
 
 
 def measure_handover(spans: Sequence[tuple[int, int]], weights: Sequence[Tensor], size: int) -> Tensor:

@@ -163,6 +163,11 @@ def test_the_margin_takes_no_further_tiles_and_the_weights_sum_to_one(size: int)
     tiling = Tiling()
     spans = cover_side(size, tiling)
     assert len(spans) == len(list_starts(size, *tiling.on_lr))
+    tile, overlap = tiling.on_lr
+    padded = size + 2 * tiling.margin
+    length = spans[0][1] - spans[0][0]
+    assert all(end - begin == length for begin, end in spans) and length <= tile
+    assert length * len(spans) - overlap * (len(spans) - 1) < padded + 8 * len(spans)  # none shares more than it is to
     assert spans[0][0] == -tiling.margin and spans[-1][1] == size + tiling.margin
     assert all(after[0] <= before[1] - tiling.on_lr[1] // 2 for before, after in itertools.pairwise(spans))
     total = torch.zeros(size * 4)

@@ -101,6 +101,23 @@ def test_projection_equals_resize_then_one_convolution() -> None:
     torch.testing.assert_close(projection(maps, (8, 12)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_the_authors_resize_is_bicubic_and_clamped() -> None:
+    """As DAAM joins heat maps: every map, those of the latent's size too. Only where there are responses."""
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 4, 6), torch.randn(2, 2, 8, 12), torch.randn(2, 4, 4, 6)]
+    projection = TextProjection(channels=9, width=5, resize="clamped_bicubic")
+    large = [
+        torch.nn.functional.interpolate(m, (8, 12), mode="bicubic", align_corners=False).clamp(min=0) for m in maps
+    ]
+    expected = torch.nn.functional.conv2d(torch.cat(large, 1), projection.weight, projection.bias)
+    torch.testing.assert_close(projection(maps, (8, 12)), expected, atol=1e-5, rtol=1e-5)
+    config = preset("compact")
+    for enabled, resize in ((True, "clamped_bicubic"), (False, "bilinear")):
+        attention = dataclasses.replace(config.text_attention, resize="clamped_bicubic", enabled=enabled)
+        model = TADiSR(dataclasses.replace(config, text_attention=attention))
+        assert model.text_attention is not None and model.text_attention.resize == resize
+
+
 def test_compact_listens_to_its_own_word() -> None:
     model = TADiSR(preset("compact"))
     assert model.prompt.positions.tolist() == [model.config.prompt.tokens - 1]
