@@ -171,11 +171,7 @@ class TADiSRJointDecode(Node):
                 ),
                 schema.detail_input(),
             ],
-            outputs=[
-                io.Image.Output("upscaled", display_name="image", tooltip="The upscaled images, in order."),
-                io.Mask.Output("text_mask", display_name="mask", tooltip="Text probability per pixel, 0 to 1."),
-                schema.certainty_output(),
-            ],
+            outputs=schema.result_outputs(),
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 

@@ -60,11 +60,7 @@ class TADiSRUpscale(Node):
                 schema.resize_to_input(),
                 schema.target_size_input(),
             ],
-            outputs=[
-                io.Image.Output("upscaled", display_name="image", tooltip="The upscaled images, in order."),
-                io.Mask.Output("text_mask", display_name="mask", tooltip="Text probability per pixel, 0 to 1."),
-                schema.certainty_output(),
-            ],
+            outputs=schema.result_outputs(),
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 

@@ -98,11 +98,16 @@ def upscale_model_output() -> io.UpscaleModel.Output:
     )  # fmt: skip
 
 
-def certainty_output() -> io.Mask.Output:
-    return io.Mask.Output(
-        "certainty", display_name="certainty",
-        tooltip="Certainty of each pixel, 0 to 1; all 0 for a model without that output.",
-    )  # fmt: skip
+def result_outputs() -> list[Any]:
+    """Return the outputs that `tensors.to_outputs` fills: image, text mask, certainty."""
+    return [
+        io.Image.Output("upscaled", display_name="image", tooltip="The upscaled images, in order."),
+        io.Mask.Output("text_mask", display_name="mask", tooltip="Text probability per pixel, 0 to 1."),
+        io.Mask.Output(
+            "certainty", display_name="certainty",
+            tooltip="Certainty of each pixel, 0 to 1; all 0 for a model without that output.",
+        ),
+    ]  # fmt: skip
 
 
 def tile_batch_input(name: str) -> io.Int.Input:
