@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def read_intact(path: Path) -> dict[str, Any]:
-    """A file of torch.save, its checksums compared. Raises CheckpointError for one that is damaged or holds no table."""
+    """Read a file of torch.save and verify its checksums. Raises CheckpointError if it is damaged or holds no table."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not compare them
             damaged = archive.testzip()

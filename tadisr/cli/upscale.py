@@ -76,7 +76,7 @@ def output_path(text: str) -> Path:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit code 0, or 1 if an image failed. Raises TADiSRError; ArgumentsError before any work."""
+    """Run the command. Exit code 0, or 1 if an image failed. Raises TADiSRError; ArgumentsError before any work."""
     plan = make_plan(
         arguments.inputs, arguments.out, kind=arguments.format, mask=arguments.mask, certainty=arguments.certainty,
         sheet=arguments.compare, overwrite=arguments.overwrite, skip_existing=arguments.skip_existing,

@@ -33,7 +33,7 @@ class Job:
     target: Path
 
     def numbered(self, index: int) -> Path:
-        """The file of frame `index`, counted from 0, where the format holds only one."""
+        """Return the file of frame `index`, counted from 0, for a format that holds only one."""
         return name_beside(self.target, f"_{index + 1:04d}", self.target.suffix)
 
     def exists(self) -> bool:
@@ -53,7 +53,7 @@ class Plan:
 
 
 def name_beside(target: Path, ending: str, suffix: str) -> Path:
-    """The name of a file that belongs to `target`, cut so that the file system takes it."""
+    """Name a file that belongs to `target`, cut so that the file system takes it."""
     stem = target.stem
     while len(os.fsencode(stem + ending + suffix)) > NAME_LIMIT:
         stem = stem[:-1]
@@ -112,7 +112,7 @@ def make_plan(
 
 
 def names_file(out: Path) -> bool:
-    """Whether `out` is meant as a file, by its ending."""
+    """Tell by its ending whether `out` is meant as a file."""
     known = {*IMAGES_NOT_WRITTEN, *(suffix for kind in FORMATS.values() for suffix in kind.suffixes)}
     return out.suffix.lower() in known and not out.is_dir()
 
@@ -128,7 +128,7 @@ def check_place(folder: Path) -> None:
 
 
 def check_file(out: Path, kind: str | None) -> str:
-    """The format of a single file by its ending. Raises ArgumentsError."""
+    """Find the format of a single file by its ending. Raises ArgumentsError."""
     found = find_format(out)
     if found is None:
         endings = ", ".join(kind.suffixes[0] for kind in FORMATS.values())
@@ -170,13 +170,13 @@ def check_targets(jobs: list[Job], *, mask: bool, certainty: bool, sheet: bool, 
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What is the same for every name of a file."""
+    """Return the device and inode, which are the same for every name of a file."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def find_images(inputs: Iterable[str], out: Path, plan: Plan) -> list[tuple[Path, Path]]:
-    """Every image of the inputs once, with its place under the output folder, in a fixed order.
+    """Find every image of the inputs once, with its place under the output folder, in a fixed order.
 
     The output folder is left out of the search, and what is not read is noted in the plan.
     """
@@ -195,7 +195,7 @@ def find_images(inputs: Iterable[str], out: Path, plan: Plan) -> list[tuple[Path
 
 
 def is_below(path: Path, out: Path, searched: Path) -> bool:
-    """Whether a file lies in the output folder, where that is not the searched folder itself."""
+    """Tell whether a file is in the output folder, where that is not the searched folder itself."""
     folder = out.resolve()
     return (
         folder in path.resolve().parents and folder != searched.resolve() and folder not in searched.resolve().parents
@@ -214,7 +214,7 @@ def reason_to_leave_out(path: Path) -> str | None:
 
 
 def summarize_left_out(left_out: dict[str, list[Path]], most: int = 8) -> str:
-    """One sentence for each reason, led by a space; of many names the first ones."""
+    """Write one sentence for each reason, led by a space; of many names the first ones."""
     sentences = []
     for reason, paths in left_out.items():
         names = ", ".join(path.name for path in paths[:most])
@@ -224,7 +224,7 @@ def summarize_left_out(left_out: dict[str, list[Path]], most: int = 8) -> str:
 
 
 def expand(text: str, plan: Plan) -> list[tuple[Path, Path]]:
-    """A file, a folder or a glob as (file, its place under the output folder). Brackets in existing paths are names."""
+    """Expand a file, a folder or a glob to (file, its place under the output folder). Brackets in existing paths are names."""
     if not text:
         raise TADiSRError("There is no '': an input is empty.")
     path = Path(text)
@@ -257,7 +257,7 @@ def walk_files(folder: Path, plan: Plan) -> Iterator[Path]:
 
 
 def literal_start(text: str) -> str:
-    """A glob whose first parts, as far as they exist by that very name, are taken literally."""
+    """Escape the first parts of a glob that exist by that very name."""
     parts = Path(text).parts
     for count in range(len(parts), 0, -1):
         start = Path(*parts[:count])

@@ -109,7 +109,7 @@ def upscale_files(
 
 
 def summarize(summary: Summary, plan: Plan, out: Path) -> str:
-    """One sentence of how many images were upscaled, skipped and left out; a line for each that failed."""
+    """Summarize how many images were upscaled, skipped and left out in one sentence, with a line for each that failed."""
     skipped = f", {len(plan.skipped)} skipped, which exist" if plan.skipped else ""
     lines = [
         f"{len(summary.written)} of {len(plan.jobs)} images upscaled into {out}{skipped}."
@@ -119,7 +119,7 @@ def summarize(summary: Summary, plan: Plan, out: Path) -> str:
 
 
 def all_frames(jobs: Iterable[Job]) -> Iterator[tuple[Job, Frame | None, Exception | None]]:
-    """Every frame of every job, or the error that reading it ended in."""
+    """Yield every frame of every job, or the error that reading it ended in."""
     for job in jobs:
         try:
             for frame in read_frames(job.source):
@@ -129,7 +129,7 @@ def all_frames(jobs: Iterable[Job]) -> Iterator[tuple[Job, Frame | None, Excepti
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is used."""
+    """Yield the same items, each made in a thread while the one before it is used."""
     with ThreadPoolExecutor(1) as pool:
         last = object()
         coming = pool.submit(next, items, last)

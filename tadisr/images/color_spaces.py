@@ -30,7 +30,7 @@ HEADER = 65536  # bytes of a file in which its boxes and chunks tell the colour 
 
 
 def stated_profile(image: Image.Image, path: str | Path) -> bytes | None:
-    """The ICC profile of an image, or one made of what its file states otherwise; None where that is sRGB or nothing.
+    """Return the ICC profile of an image, or one made of what its file states otherwise; None if that is sRGB or nothing.
 
     The order is PNG's: cICP, iCCP, sRGB, then gAMA and cHRM. HDR is logged: its colours are taken as of their primaries.
     """
@@ -52,7 +52,7 @@ def stated_profile(image: Image.Image, path: str | Path) -> bytes | None:
 
 
 def read_code_points(image: Image.Image, path: str | Path) -> tuple[int, int] | None:
-    """Primaries and transfer of PNG's cICP or AVIF's nclx box, numbered as in H.273."""
+    """Read primaries and transfer of PNG's cICP or AVIF's nclx box, numbered as in H.273."""
     if image.format not in ("PNG", "AVIF"):
         return None
     with open(path, "rb") as file:
@@ -69,7 +69,7 @@ def read_code_points(image: Image.Image, path: str | Path) -> tuple[int, int] | 
 
 
 def make_profile(chromaticities: Chromaticities, gamma: float | None = None) -> bytes | None:
-    """An ICC v4 matrix profile of a white, three primaries and a gamma, or sRGB's curve; None where they span no colours."""
+    """Make an ICC v4 matrix profile of a white, three primaries and a gamma, or sRGB's curve; None if they span no colours."""
     matrix = primaries_to_xyz(chromaticities)
     if matrix is None:
         return None
@@ -92,7 +92,7 @@ def make_profile(chromaticities: Chromaticities, gamma: float | None = None) -> 
 
 
 def primaries_to_xyz(chromaticities: Chromaticities) -> np.ndarray | None:
-    """The matrix from linear RGB to XYZ, adapted to D50 by Bradford's cone responses. None for a singular one."""
+    """Compute the matrix from linear RGB to XYZ, adapted to D50 by Bradford's cone responses. None for a singular one."""
     points = np.array(chromaticities, np.float64).reshape(4, 2)
     if (points[:, 1] <= 0).any():
         return None
@@ -106,11 +106,11 @@ def primaries_to_xyz(chromaticities: Chromaticities) -> np.ndarray | None:
 
 
 def pack_fixed(value: float) -> bytes:
-    """ICC's s15Fixed16Number."""
+    """Pack a number as ICC's s15Fixed16Number."""
     return struct.pack(">i", round(float(value) * 65536))
 
 
 def pack_text(words: str) -> bytes:
-    """ICC's multiLocalizedUnicodeType, in English."""
+    """Pack a text as ICC's multiLocalizedUnicodeType, in English."""
     place = struct.pack(">II", 1, 12) + b"enUS" + struct.pack(">II", 2 * len(words), 28)
     return b"mluc\0\0\0\0" + place + words.encode("utf-16-be")

@@ -29,7 +29,7 @@ HEADER = 65536  # bytes of a file in which its boxes tell the depth
 
 
 def check_layout(image: Image.Image, path: str | Path) -> None:
-    """Raises ImageError for a TIFF whose pixels Pillow reads as other numbers than they are."""
+    """Raise ImageError for a TIFF whose pixels Pillow reads as other numbers than they are."""
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANES) == SEPARATE and max(tags.get(BITS, (8,))) > 8:
         raise ImageError(
@@ -43,12 +43,12 @@ def check_layout(image: Image.Image, path: str | Path) -> None:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether `read_deep` gives all bits of a colour image."""
-    raw = rawmode(image)
-    return image.mode in COLORS and (";16" in raw or (image.format == "PPM" and maxval(image) > 255))
+    """Tell whether `read_deep` gives all bits of a colour image."""
+    raw = find_rawmode(image)
+    return image.mode in COLORS and (";16" in raw or (image.format == "PPM" and read_white(image) > 255))
 
 
-def rawmode(image: Image.Image) -> str:
+def find_rawmode(image: Image.Image) -> str:
     """How Pillow's decoder finds the pixels in the file, such as "RGB;16B"; "" where it does not say."""
     tiles = getattr(image, "tile", [])
     args = tiles[0].args if tiles else ""
@@ -56,23 +56,23 @@ def rawmode(image: Image.Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def maxval(image: Image.Image) -> int:
-    """The value that stands for white in a PPM."""
+def read_white(image: Image.Image) -> int:
+    """Read the value that stands for white in a PPM."""
     tiles = getattr(image, "tile", [])
     args = tiles[0].args if tiles else None
     return args[1] if isinstance(args, tuple) and len(args) == 2 and isinstance(args[1], int) else 255
 
 
-def upright(image: Image.Image) -> None:
+def rotate_upright(image: Image.Image) -> None:
     """Apply EXIF's orientation in place, and remove it."""
     ImageOps.exif_transpose(image, in_place=True)
 
 
 def read_deep(image: Image.Image, path: str | Path, index: int) -> Pixels:
-    """A 16-bit colour image of `is_deep` as (h, w, C) uint16, C from 2 to 4; of CMYK its four inks."""
+    """Read a 16-bit colour image of `is_deep` as (h, w, C) uint16, C from 2 to 4; of CMYK its four inks."""
     if image.format == "PPM":
         return read_ppm(image, path)
-    raw = rawmode(image)
+    raw = find_rawmode(image)
     if raw == GRAY_ALPHA:
         pairs = decode_as(path, index, "RGBA")[0].astype(np.uint16)
         return np.stack([pairs[..., 0] << 8 | pairs[..., 1], pairs[..., 2] << 8 | pairs[..., 3]], -1)
@@ -83,18 +83,18 @@ def read_deep(image: Image.Image, path: str | Path, index: int) -> Pixels:
     pixels |= decode_as(path, index, f"{plain};{SWAPPED[order]}")[0]
     if kind == PREMULTIPLIED:
         divide_by_alpha(pixels)
-    return with_transparency(pixels, transparent) if pixels.shape[2] == 3 else pixels
+    return add_transparency(pixels, transparent) if pixels.shape[2] == 3 else pixels
 
 
 def decode_as(path: str | Path, index: int, kind: str) -> tuple[Pixels, Any]:
-    """Frame `index` unpacked as another raw mode, upright: 8 bits of each channel; and its transparent colour."""
+    """Decode frame `index` as another raw mode, upright: 8 bits of each channel; and its transparent colour."""
     with Image.open(path) as image:
         if index:
             image.seek(index)
         for number, tile in enumerate(image.tile):
             arguments = (kind, *tile.args[1:]) if isinstance(tile.args, tuple) else kind
             image.tile[number] = tile._replace(args=arguments)
-        upright(image)
+        rotate_upright(image)
         return to_array(image), image.info.get("transparency")
 
 
@@ -107,7 +107,7 @@ def divide_by_alpha(pixels: Pixels, rows: int = 256) -> None:
 
 
 def read_ppm(image: Image.Image, path: str | Path) -> Pixels:
-    """A colour PPM of up to 16 bits, binary or plain."""
+    """Read a colour PPM of up to 16 bits, binary or plain."""
     width, height = image.size
     tile = image.tile[0]  # pyright: ignore[reportAttributeAccessIssue]
     if tile.codec_name == "ppm":
@@ -117,20 +117,20 @@ def read_ppm(image: Image.Image, path: str | Path) -> Pixels:
         values = np.array(data.split()[: width * height * 3], np.uint16)
     if values.size != width * height * 3:
         raise ImageError(f"{path} is broken: it has {values.size} values, expected {width * height * 3}.")
-    return scale_values(values.reshape(height, width, 3), maxval(image))
+    return scale_values(values.reshape(height, width, 3), read_white(image))
 
 
 def scale_values(values: Pixels, most: int) -> Pixels:
-    """Values from 0 to `most` as uint16 from 0 to 65535."""
+    """Scale values from 0 to `most` to uint16 from 0 to 65535."""
     if most == 65535:
         return values.astype(np.uint16)
     return np.rint(values * np.float64(65535 / most)).clip(0, 65535).astype(np.uint16)
 
 
 def read_single(image: Image.Image, path: str | Path) -> Pixels:
-    """A 16-bit grey, integer or float image as (h, w, 1 or 2) uint16. Raises ImageError where white is not known."""
-    raw, tags = rawmode(image), getattr(image, "tag_v2", {})
-    upright(image)
+    """Read a 16-bit grey, integer or float image as (h, w, 1 or 2) uint16. Raises ImageError if its white is not known."""
+    raw, tags = find_rawmode(image), getattr(image, "tag_v2", {})
+    rotate_upright(image)
     values = to_array(image)
     low, high = values.min(), values.max()
     if image.mode == "F":
@@ -147,10 +147,10 @@ def read_single(image: Image.Image, path: str | Path) -> Pixels:
     pixels = scale_values(values, 4095 if raw == TWELVE else 65535)
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         pixels = 65535 - pixels
-    return with_transparency(pixels, image.info.get("transparency"))
+    return add_transparency(pixels, image.info.get("transparency"))
 
 
-def with_transparency(pixels: Pixels, transparent: Any) -> Pixels:
+def add_transparency(pixels: Pixels, transparent: Any) -> Pixels:
     """Add the alpha channel that one transparent value stands for, at 16 bits."""
     if not isinstance(transparent, int | tuple):
         return pixels
@@ -160,7 +160,7 @@ def with_transparency(pixels: Pixels, transparent: Any) -> Pixels:
 
 def warn_of_lost_bits(image: Image.Image, path: str | Path) -> None:
     """Log where a file stores more bits than the 8 that Pillow decodes."""
-    bits = stored_bits(image, path)
+    bits = count_stored_bits(image, path)
     if bits > 8:
         log.warning(
             "%s stores %d bits a channel, of which Pillow decodes 8: save it as 16-bit PNG or TIFF to keep them.",
@@ -169,8 +169,8 @@ def warn_of_lost_bits(image: Image.Image, path: str | Path) -> None:
         )
 
 
-def stored_bits(image: Image.Image, path: str | Path) -> int:
-    """Bits a channel of the formats that Pillow decodes to 8 bits."""
+def count_stored_bits(image: Image.Image, path: str | Path) -> int:
+    """Count the bits per channel of the formats that Pillow decodes to 8 bits."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(BITS, (8,)))  # pyright: ignore[reportAttributeAccessIssue]
     if image.format not in ("JPEG2000", "AVIF", "HEIF", "SGI"):

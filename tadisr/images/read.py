@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from ..errors import ImageError
 from .arrays import Pixels, to_array
 from .color_spaces import stated_profile
-from .deep import check_layout, is_deep, read_deep, read_single, upright, warn_of_lost_bits
+from .deep import check_layout, is_deep, read_deep, read_single, rotate_upright, warn_of_lost_bits
 from .metadata import Metadata, read_metadata
 from .profiles import cmyk_to_srgb_16, to_srgb, to_srgb_16
 
@@ -140,7 +140,7 @@ def decode_frame(image: Image.Image, path: str | Path, index: int) -> Pixels:
             else convert_profile(pixels, profile, path)
         )
     warn_of_lost_bits(image, path)
-    upright(image)
+    rotate_upright(image)
     return convert_8(image, profile, path)
 
 

@@ -18,7 +18,7 @@ class TimeLeft:
         return self.clock() - self.begun
 
     def seconds(self, share: float) -> float:
-        """Seconds left when `share` of the work, above 0 to 1, is done."""
+        """Estimate the seconds left when `share` of the work, above 0 to 1, is done."""
         return self.elapsed * (1 - share) / share
 
     def describe(self, done: int, total: int, unit: str) -> str:
@@ -29,7 +29,7 @@ class TimeLeft:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds to 90 s, then minutes to 90 min, then hours and minutes."""
+    """Format seconds up to 90 s, then minutes up to 90 min, then hours and minutes."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -107,7 +107,7 @@ class Upscaling:
         return tiles
 
     def has_structure(self, window: Window) -> bool:
-        """Whether the window's alpha varies, so that the network is to upscale it."""
+        """Tell whether the window's alpha varies, so that the network has to upscale it."""
         alpha = self.layers(window.image).alpha
         if alpha is None:
             return False
@@ -118,13 +118,13 @@ class Upscaling:
         return needs_upscaling(alpha[:, slice(*rows), slice(*columns)])
 
     def enlarge_colors(self, window: Window) -> Tensor:
-        """What the network sees of a window, (3, 4 height, 4 width)."""
+        """Resize a window's colours to what the network takes, (3, 4 height, 4 width)."""
         if self.enlarged is not None:
             return cut_enlarged(self.enlarged[window.image], *span_of_window(window))
         return resize_window(self.layers(window.image).colors, self.full, *span_of_window(window)).expand(3, -1, -1)
 
     def enlarge_alpha(self, window: Window) -> Tensor:
-        """The same of its alpha, as an image of its own."""
+        """Resize a window's alpha to an image of its own."""
         layers = self.layers(window.image)
         assert layers.alpha is not None
         alpha = resize_window(layers.alpha, self.full, *span_of_window(window))

@@ -42,7 +42,7 @@ class LightBranch(nn.Module):
         self.widths = (channels, other)
 
     def split_halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, h, w) -> what stays in this branch (B, C, h, w), the gate for the other one (B, C', h, w)."""
+        """Split (B, C, h, w) into what stays in this branch (B, C, h, w) and the gate for the other one (B, C', h, w)."""
         forward, gate = self.split(self.near(hidden)).split(self.widths, dim=1)
         return forward, gate.sigmoid()
 

@@ -17,20 +17,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PRESCRIBED = {"forward", "main", "define_schema", "execute", "fingerprint_inputs", "get_node_list"}
 VERBS = set(
-    """add adjust align allocate allow append apply ask assemble assert attach average blend blur brighten bring build call
-    cast change check choose clamp clip close collect colour combine compare compile complete compose compress compute convert
-    copy correct count cover create crop cut decode decide degrade delete denoise derive describe detect determine
-    discard divide download downscale draw drop empty encode enlarge ensure enter estimate evaluate examine exclude
-    expand explain export extract fetch fill filter find finish fit flatten flush follow format freeze generate get give
-    group grow guess handle hash hold identify ignore import index infer initialise initialize insert install interpolate
-    invert iterate join judge keep label lay let limit link list load locate log look make map mark mask match
-    measure merge mix move multiply name note offer open order pad paint parse pass paste patch pick place plan plot post
-    predict prepare print produce project provide put queue raise rank read rebuild receive recognise record redo
-    reduce refuse register remove rename render repeat replace report resample resize resolve restore resume return
-    rotate round run sample save scale scan score search select send serve set shape share sharpen shift show shrink
-    shuffle simulate skip smooth solve sort split spread stack start state steer step stitch stop store stream
-    strip subtract sum summarise switch take tell test tile tokenize track train transform translate turn undo unpack
-    update upload upscale use validate verify visit wait walk warn warp watch weigh wrap write yield zoom""".split()
+    """adapt add adjust align allocate allow append apply ask assemble assert attach average begin binarize blend blur brighten
+    bring build call cast catch change check choose clamp classify clip close collect colour combine compare compile
+    complete compose composite compress compute convert convolve copy correct correlate count cover create crop cut decide
+    decode degrade delete denoise derive describe detect determine discard divide download downscale draw drop empty encode
+    end enhance enlarge ensure enter escape estimate evaluate examine exchange exclude exit expand explain export extract
+    fetch fill filter find finish fit flatten flush fold follow format freeze gather generate get give group grow guess
+    handle hash hold identify ignore import index infer initialise initialize insert install interpolate invert iterate join
+    judge keep label lay let limit link list load locate log look make map mark mask match measure merge mix move multiply
+    name normalize note offer open order pack pad paint pair parse pass paste patch penalize pick place plan plot post
+    predict prepare print produce project provide put quantize queue raise rank read rebuild receive recognise recognize
+    record redo reduce refine refuse register remove rename render repeat replace report resample resize resolve restore
+    resume return rewrite rotate round run sample save say scale scan score search select send serve set shape shard share
+    sharpen shift show shrink shuffle simulate skip smooth solve sort split spread stack start state steer step stitch stop
+    store stream strip subtract sum summarise summarize switch take tell test tile time tokenize track train transform
+    translate turn undo unpack update upload upscale use validate verify view visit wait walk warn warp watch weigh wrap
+    write yield zero zoom""".split()
 )
 
 

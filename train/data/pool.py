@@ -76,7 +76,7 @@ class PoolCrops:
         self.crop, self.seed, self.degradation = crop, seed, degradation
 
     def draw_sample(self, index: int) -> dict[str, Tensor]:
-        """upscaled, hr (3, c, c), mask (1, c, c), known (1,): 0 for a page that has no mask; float32 in [0, 1]."""
+        """Draw upscaled, hr (3, c, c), mask (1, c, c) and known (1,), 0 for a page without a mask; float32 in [0, 1]."""
         rng = np.random.default_rng([self.seed, 4, index])
         page = read_page(self.files[int(rng.integers(len(self.files)))])
         top, left = (int(rng.integers(extent - self.crop + 1)) for extent in page.shape[:2])

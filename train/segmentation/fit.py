@@ -241,8 +241,8 @@ class Log:
             file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
 
 
-def begin_worker(_: int) -> None:
-    """In a data worker: one thread, and no ending of its own when the run is told to stop."""
+def init_worker(_: int) -> None:
+    """Limit a data worker to one thread, and let the parent handle stop signals."""
     cv2.setNumThreads(0)
     ignore_stop_signals()
 
@@ -276,7 +276,7 @@ def train(config: FitConfig, accelerator: Accelerator, stop: StopRequest) -> Pat
         batch_size=config.batch,
         sampler=range(step * per_step, steps * per_step),  # the samples not yet seen, in order
         num_workers=config.workers,
-        worker_init_fn=begin_worker,
+        worker_init_fn=init_worker,
         multiprocessing_context="fork" if config.workers else None,
     )
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)

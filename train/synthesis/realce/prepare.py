@@ -155,7 +155,7 @@ def write_pair(pair: Pair, out: Path, segmenter: Segmenter | None, side: int, li
 
 
 def is_row(row: dict[str, Any]) -> bool:
-    """Whether a line of the journal says what became of a pair."""
+    """Tell whether a line of the journal records what became of a pair."""
     return all(isinstance(row.get(name), str) for name in ("name", "part", "reason"))
 
 
