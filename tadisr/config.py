@@ -1,4 +1,4 @@
-"""What a model is made of: frozen dataclasses and their JSON form; `tadisr.presets` has whole sets of choices.
+"""Model configuration: frozen dataclasses and their JSON form; `tadisr.presets` has whole sets of choices.
 
 Every choice on which the paper is silent is a field here, so the other reading is one word away.
 """
@@ -51,7 +51,7 @@ class PromptConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextAttentionConfig:
-    """Which responses to the word make a_tex (Sec. 3.2)."""
+    """Layers, heads and kind of the responses that make a_tex (Sec. 3.2)."""
 
     enabled: bool = True  # False: the paper's ablation "w/o TACA", the latent itself feeds the text decoder
     response: Literal["score", "probability"] = "score"  # Eq. 3's q.k/sqrt(d), or the softmax as DAAM records it

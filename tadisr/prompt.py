@@ -24,7 +24,7 @@ MARK = "tadisr.prompt.format"  # in the header of a prompt file, and of no other
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedPrompt:
-    """What a text encoder made of a prompt; on the CPU, float32."""
+    """The embeddings of a prompt and the positions of its target tokens; on the CPU, float32."""
 
     embedding: Tensor  # (1, tokens, width)
     pooled: Tensor | None  # (1, pooled) if the base takes one
@@ -37,7 +37,7 @@ class EncodedPrompt:
 
     @property
     def record(self) -> dict[str, str]:
-        """What was encoded, and by what."""
+        """Return text, target word, and digests of text encoder and tokenizer."""
         return {name: getattr(self, name) for name in ("text", "word", "encoder", "tokenizer")}
 
     def save(self, path: str | Path) -> None:

@@ -33,7 +33,7 @@ MOST_DIMENSIONS = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor is. `held` instead of a file: it is in memory already."""
+    """The location of one tensor. `held` instead of a file: it is in memory already."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -192,7 +192,7 @@ def _entry(path: Path, base: int, name: str, tensor: Any) -> Entry:
 
 
 def _sizes(values: Any) -> TypeGuard[list[int]]:
-    """Whether a value is a list of whole numbers from 0 that fit into 63 bits."""
+    """Tell whether a value is a list of whole numbers from 0 that fit into 63 bits."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
@@ -209,7 +209,7 @@ def _cut(path: Path, what: str) -> str:
 
 
 def _foreign(head: bytes) -> str | None:
-    """What a file that is no safetensors gives itself away as."""
+    """Describe a non-safetensors file by its magic bytes, or return None."""
     if head.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer, not the weights: fetch it with git lfs pull, or download the file itself."
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -1,4 +1,4 @@
-"""What a command says when it is stopped or fails outside of its own checks: one sentence, and an exit code."""
+"""Report stops and failures of a command in one sentence with an exit code."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the (LR, HR, mask) triplets come from: `kind` and `folder`, or a `mixture` of `sources`."""
+    """Sources of the (LR, HR, mask) triplets: `kind` and `folder`, or a `mixture` of `sources`."""
 
     kind: Literal["rendered", "ftsr", "realce", "pairs", "pool", "mixture"] = "rendered"
     folder: str | None = None  # of ftsr, realce, pairs: its train part is trained on, all of it where it has no parts
@@ -71,7 +71,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidateConfig:
-    """Scores on held-out images while the run goes on; the best by each is kept."""
+    """Scores on held-out images during the run; the best checkpoint by each is kept."""
 
     every: int = 0  # steps; 0: never
     pictures: int = 32  # the middle crop of each

@@ -66,7 +66,7 @@ SAYS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a report is made with, beside the images and the methods."""
+    """Settings of a report."""
 
     out: Path
     data_name: str | None = None
@@ -354,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; what is done is kept, the same command goes on", file=sys.stderr)
+        print("interrupted; what is done is kept, the same command resumes", file=sys.stderr)
         return 130
     print(markup.format_markdown(tables.results_table(report)))
     print(f"{arguments.out / 'report.html'}")

@@ -2,7 +2,7 @@
 
 A run lives in its `out` folder: `checkpoints/` (all that resuming needs), `model.safetensors` (the weights, EMA if there
 is one), `best-*.safetensors`, `log.csv`, `validation.csv`, `events.*` for tensorboard, `panel-NNNNNNN.png`. Starting it
-again goes on where it stood, as if it had never stopped.
+again resumes, as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def training_record(config: FitConfig, step: int, world: int) -> dict[str, Any]:
     table = settings.to_dict(config)
     data = {key: table["data"][key] for key in ("kind", "crop", "view", "degradation", "camera", "text_scale", "walls")}
     loss = table["loss"]
-    if config.loss.ocr_models:  # by name: where they lay is nobody's business
+    if config.loss.ocr_models:  # record file names only, not local paths
         loss |= {"ocr_model": [Path(file).name for file in config.loss.ocr_models]}
     return {
         "steps": step,
@@ -297,7 +297,7 @@ def explain_stop(config: FitConfig, problem: str, step: int, values: dict[str, f
     terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
     return (
         f"{problem} at step {step} ({terms}; samples {step * per_step} to {(step + 1) * per_step - 1}). The state before "
-        f"this step is saved in {config.out}/checkpoints: go on from it with a smaller lr, or, where it is fp16 that "
+        f"this step is saved in {config.out}/checkpoints: resume from it with a smaller lr, or, where it is fp16 that "
         "overflows, with precision=bf16."
     )
 

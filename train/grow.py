@@ -1,4 +1,4 @@
-"""A larger model that starts as the same function: `init` for a run that is to go on with more capacity.
+"""A larger model that starts as the same function: `init` for a run with more capacity.
 
     python -m train.grow runs/compact/model.safetensors runs/large_init.safetensors vae.layers_per_block=2 \\
         'vae.block_out_channels=[96, 128]' 'unet.block_out_channels=[96, 128]'
@@ -6,7 +6,7 @@
 
 Net2Net (Chen et al., 2016). Deeper: residual blocks that the source lacks are added behind those it has, their last
 convolution zero, so that they pass on what they are given. Wider: widths are doubled, each channel beside its twin;
-what reads them divides its weight among the two at random, so that they part as training goes on.
+what reads them divides its weight among the two at random, so that training separates them.
 """
 
 from __future__ import annotations

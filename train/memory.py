@@ -1,4 +1,4 @@
-"""How much memory a training run needs, counted without running it: python -m train.memory CONFIG [key=value ...]
+"""Estimate the memory of a training run without running it: python -m train.memory CONFIG [key=value ...]
 
 Weights, gradients and optimizer states follow from the config. What the backward pass keeps is counted by going through
 one forward pass and its loss on tensors without memory (torch's meta device), every tensor that autograd saves once, in

@@ -46,7 +46,7 @@ REFERENCE = {"psnr": "psnr_bicubic", "ocr_a": "ocr_a_bicubic"}  # drawn dashed i
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder of train.fit holds."""
+    """The logs of a run's folder."""
 
     folder: Path
     log: Curves

@@ -1,1 +1,1 @@
-"""What the nodes share in ComfyUI: folders, files, tensors, memory, progress."""
+"""Shared parts of the nodes: ComfyUI's folders, files, tensors, memory management, progress."""

@@ -1,4 +1,4 @@
-"""Where ComfyUI's folders hold Kolors' U-Net and its VAE, told by their tables of tensors, and a base's whole folder."""
+"""Find Kolors' U-Net, its VAE and whole base folders in ComfyUI's folders, detected by their tensors."""
 
 from __future__ import annotations
 

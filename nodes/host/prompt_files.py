@@ -1,4 +1,4 @@
-"""Where the host's folders hold text encoders, tokenizers and prompt files."""
+"""Find text encoders, tokenizers and prompt files in ComfyUI's folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is missing when ComfyUI starts, in one line of the log."""
+"""Log in one line what is missing when ComfyUI starts."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from .model_management import Loaded
 
 
 class UpscaleModel:
-    """What is asked of a spandrel ImageModelDescriptor: (B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w) on the same device.
+    """The interface of a spandrel ImageModelDescriptor: (B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w) on the same device.
 
     The caller cuts the tiles; each is run whole. ComfyUI's memory manager moves the weights, so that `to` does nothing.
     """

@@ -1,4 +1,4 @@
-"""What a table of tensors is, told from its names and shapes, and how its names map to a model's own."""
+"""Detect a model from tensor names and shapes, and map checkpoint keys to module keys."""
 
 from __future__ import annotations
 

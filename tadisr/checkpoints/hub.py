@@ -1,7 +1,7 @@
 """Files of the hub, fetched only when they are asked for: listed, resumed, checked.
 
 A file grows under a name of its own that holds its digest, and takes its real name when size and digest are right. So
-what is there under its real name is whole, and a download that was cut, also by the end of the process, goes on.
+what is there under its real name is whole, and an interrupted download, also by the end of the process, resumes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted, and what of it is not there yet."""
+    """The files of a source that are wanted, and those that are missing."""
 
     repo: str
     commit: str
@@ -266,7 +266,7 @@ def explain_error(error: Exception, folder: Path | None) -> str:
     if name == "RepositoryNotFoundError":
         return "there is no such repository, or it is private. Name another one with --repo."
     line = (str(error).strip() or name).splitlines()[0]
-    return f"{line} What came is kept: run the command again, it goes on there." if folder else line
+    return f"{line} What came is kept: run the command again, it resumes there." if folder else line
 
 
 def is_complete(file: Remote, folder: Path) -> bool:

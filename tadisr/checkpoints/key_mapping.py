@@ -25,7 +25,7 @@ def map_unet_names(names: Iterable[str], config: dict[str, Any]) -> dict[str, st
 
 
 def _unet_places(config: dict[str, Any]) -> dict[str, str]:
-    """Where each block of diffusers' sits in LDM's numbered lists: {diffusers prefix: LDM prefix}."""
+    """Map each block of diffusers' to its place in LDM's numbered lists: {diffusers prefix: LDM prefix}."""
     places = {
         "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
         "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",

@@ -1,4 +1,4 @@
-"""Which images the command reads, and which file each of them becomes."""
+"""Plan which images a command reads, and which file each of them becomes."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ WAITING = 4  # strips that may wait to be written
 
 @dataclass(frozen=True)
 class Results:
-    """What is written for each image. quality: of JPEG, WebP, AVIF; mask, certainty, sheet: beside it. Raises ConfigError."""
+    """Options of the written files. quality: of JPEG, WebP, AVIF; mask, certainty, sheet: beside it. Raises ConfigError."""
 
     scale: float = SCALE
     quality: int | None = None
@@ -48,7 +48,7 @@ class Results:
 
 @dataclass
 class Summary:
-    """What became of every file."""
+    """The outcome of every file."""
 
     written: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)

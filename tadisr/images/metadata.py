@@ -1,4 +1,4 @@
-"""What a file says about its image beside the pixels, and how that changes when the image is resized."""
+"""Read a file's metadata, and adapt it to a resized image."""
 
 from __future__ import annotations
 

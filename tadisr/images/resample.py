@@ -21,7 +21,7 @@ Span = tuple[int, int]  # begin, end
 
 
 class Pixels(Protocol):
-    """What windows can be read from, (..., h, w): a tensor, or colours that are made as they are read."""
+    """A source of windows, (..., h, w): a tensor, or colours computed as they are read."""
 
     @property
     def shape(self) -> torch.Size: ...

@@ -23,7 +23,7 @@ ROWS = 64  # of the result at a time
 
 @dataclass(frozen=True)
 class Correction:
-    """What to do to the result's colours: times gain (C,), plus shift (C,), plus a coarse map (C, h', w').
+    """A correction of the result's colours: times gain (C,), plus shift (C,), plus a coarse map (C, h', w').
 
     lab: gain and shift are those of L*, a*, b*.
     """

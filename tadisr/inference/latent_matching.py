@@ -1,4 +1,4 @@
-"""Which images a latent still holds after other nodes have had it: picked, repeated, resized, sampled anew, turned."""
+"""Match an edited latent to its source images (subset, repeat, resize, resample, flip)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a user has edited a text mask, told apart from what resizing the model's own mask has changed."""
+"""Find where a user edited a text mask, as opposed to changes by resizing the model's own mask."""
 
 from __future__ import annotations
 

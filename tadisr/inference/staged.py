@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """What a latent keeps of the image it was made from. float32 on the CPU, images in [0, 1]."""
+    """The data of the source image that travels with a latent. float32 on the CPU, images in [0, 1]."""
 
     latent: Tensor  # (B, c, h', w'): as it left the encoder
     upscaled: Tensor  # (B, 3, H, W): the upscaled input, padded to the model's multiple
@@ -49,7 +49,7 @@ class Attention:
     source: Source | None  # of the latent it was made from; None for one from elsewhere
     responses: list[Tensor]
     layers: list[str]  # their names in the U-Net, such as down_blocks.1.attentions.0.transformer_blocks.0.attn2
-    padded: tuple[int, int]  # pixels of the image that they were heard on, its padding included
+    padded: tuple[int, int]  # pixels of the image that they were recorded on, padding included
     size: tuple[int, int]  # of it without
 
 
@@ -99,7 +99,7 @@ def denoise(
     with with_prompt(model, prompt):
         done = run_one_by_one(len(samples), progress, lambda i: _denoise(model, samples[i : i + 1]))
     latent = torch.cat([z for z, _ in done])
-    responses = [torch.cat(layer) for layer in zip(*(heard for _, heard in done), strict=True)]
+    responses = [torch.cat(layer) for layer in zip(*(recorded for _, recorded in done), strict=True)]
     padded = latent_pixels(model, samples)
     size = padded if source is None else source.size
     return latent, Attention(latent, source, responses, model.recorder.layers, padded, size)
@@ -219,12 +219,12 @@ def follow_latent(model: TADiSR, attention: Attention, samples: Tensor) -> Atten
     if rows is not None:
         source = None if source is None else pick_images(model, source, rows, samples)
     else:  # sampled anew, or made elsewhere: by its order
-        count, heard = len(samples), len(attention.latent)
-        if count % heard:
+        count, recorded = len(samples), len(attention.latent)
+        if count % recorded:
             raise ImageError(
-                f"The text attention is of {heard} images, the latent of {count} others: chain them from one Denoise."
+                f"The text attention is of {recorded} images, the latent of {count} others: chain them from one Denoise."
             )
-        rows, source = list(range(heard)) * (count // heard), None
+        rows, source = list(range(recorded)) * (count // recorded), None
     return replace(attention, source=source, responses=[maps[rows] for maps in attention.responses])
 
 

@@ -44,7 +44,7 @@ class Window(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """What the network made of a window, each (c, 4 height, 4 width), float32 on the CPU.
+    """The network's result for a window, each (c, 4 height, 4 width), float32 on the CPU.
 
     colors: c 1 or 3; maps: the text mask, and the certainty where the model gives one; alpha: c 1.
     """
@@ -69,7 +69,7 @@ class Strip(NamedTuple):
 
     @property
     def certainty(self) -> Tensor | None:
-        """How sure each pixel is (n, W), None for a model without that output."""
+        """Certainty of each pixel (n, W), None for a model without that output."""
         return self.maps[..., 1] if self.maps.shape[-1] > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""How long a job still takes, from how far it has come."""
+"""Estimate the time left of a job from its progress."""
 
 from __future__ import annotations
 

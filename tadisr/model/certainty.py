@@ -1,4 +1,4 @@
-"""How sure the network is of what it adds to the upscaled input, and how much of it an image keeps."""
+"""Certainty of the network's residual on the upscaled input, and blending by it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Output:
-    """What one pass gives. The image is not clamped; the mask is logits, None without the joint decoders."""
+    """The result of one pass. The image is not clamped; the mask is logits, None without the joint decoders."""
 
     image: Tensor  # (B, 3, H, W), about [0, 1]
     mask_logits: Tensor | None  # (B, 1, H, W)
@@ -92,12 +92,12 @@ class TADiSR(nn.Module):
 
     @property
     def takes_guide(self) -> bool:
-        """Whether the trunk reads a guide itself, so that no gradient steps are needed."""
+        """Tell whether the trunk reads a guide itself, so that no gradient steps are needed."""
         return self.decoder.trunk is not None and self.decoder.trunk.guide is not None
 
     @property
     def gives_certainty(self) -> bool:
-        """Whether the trunk predicts how sure each pixel is."""
+        """Tell whether the trunk predicts a certainty for each pixel."""
         return self.decoder.trunk is not None and self.decoder.trunk.certainty is not None
 
     def encode(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -109,7 +109,7 @@ class TADiSR(nn.Module):
         )
 
     def _picture(self, run: Callable[[torch.dtype], tuple[Tensor, T]]) -> tuple[Tensor, T]:
-        """What the VAE's layers do, in the model's dtype; when fp16 overflows in them, from then on in fp32."""
+        """Run `run` in the model's dtype. On fp16 overflow, switch VAE and decoders to fp32 for good."""
         if self.dtype == torch.float16 and not self.overflowed:
             result = run(self.dtype)
             if result[0].isfinite().all():

@@ -73,7 +73,7 @@ def text_layers(denoiser: nn.Module) -> list[tuple[str, Attention]]:
 
 @dataclass
 class Recording:
-    """What is being listened for, and what has been heard: one (B, heads, h, w) map per layer, as they run."""
+    """Recording state: target token positions, latent size, one (B, heads, h, w) map per layer in execution order."""
 
     positions: Tensor
     size: tuple[int, int]
@@ -81,16 +81,16 @@ class Recording:
 
 
 class Recorder:
-    """Hands out the layers' responses while it is listening; otherwise attention is left exactly as it is.
+    """Records the layers' responses while the block of `record_responses` runs; otherwise attention is unchanged.
 
-    Several may share one denoiser, as models of several adapters do: each is at its layers only while it listens.
+    Several may share one denoiser, as models of several adapters do: each is attached to its layers only while it records.
     """
 
     def __init__(self, denoiser: nn.Module, config: TextAttentionConfig) -> None:
         self.config = config
         self.recording: Recording | None = None
         self.channels = 0
-        self.layers: list[str] = []  # that are listened to, in running order
+        self.layers: list[str] = []  # that are recorded, in execution order
         self.processors: list[CrossProcessor | JointProcessor] = []  # of those layers
         for name, layer in text_layers(denoiser):
             if not isinstance(layer.processor, (CrossProcessor, JointProcessor)):
@@ -128,7 +128,7 @@ class Recorder:
 
 
 class CrossProcessor:
-    """A U-Net's cross-attention (Eq. 2), the recorder listening to its queries and keys."""
+    """A U-Net's cross-attention (Eq. 2), whose queries and keys the recorder reads."""
 
     recorder: Recorder | None = None
 
@@ -154,7 +154,7 @@ class CrossProcessor:
 
 
 class JointProcessor:
-    """CogView4's attention over the prompt's tokens and the image's together, the recorder listening to the image.
+    """CogView4's attention over the prompt's tokens and the image's together, of which the recorder reads the image's.
 
     What the image's tokens ask of the prompt's is the cross-attention within it, so Eq. 3 holds as it stands.
     """

@@ -1,1 +1,1 @@
-"""What a model costs: time, FLOPs, memory."""
+"""Measure and estimate a model's time, FLOPs and memory."""

@@ -1,4 +1,4 @@
-"""What each stage costs, and what TADiSR adds to the plain U-Net and the plain VAE decoder, side by side in one run."""
+"""Measure each stage, and what TADiSR adds to the plain U-Net and VAE decoder, in one run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def measure_stages(model: TADiSR, *, size: int = 512, batch: int = 1, runs: int 
     """Measure seconds, FLOPs and rate of every stage for `batch` upscaled images of `size` x `size`.
 
     The runs of all stages are interleaved, so that a slow moment of the machine falls on all of them; medians count.
-    `ratios` compare with what the base alone would do: the U-Net without listening, the VAE's own decoder.
+    `ratios` compare with what the base alone would do: the U-Net without recording, the VAE's own decoder.
     """
     if size < 1 or size % model.config.multiple or batch < 1 or runs < 1:
         raise ConfigError(f"size must be a multiple of {model.config.multiple}, batch and runs 1 or more.")

@@ -1,4 +1,4 @@
-"""How much memory a model needs, by arithmetic: its weights' sizes, and one pass on tensors that have none.
+"""Estimate a model's memory from its weights' sizes and one pass on the meta device.
 
 The network runs on the meta device, where every operation makes tensors of the right shape and type but without
 values; counting those that are alive gives the most that one pass holds, to the byte, in a second. What a GPU's

@@ -1,4 +1,4 @@
-"""Which tokens of a prompt are the word: by the text they spell, never by their ids.
+"""Find the target tokens of a prompt by the text they spell, not by their ids.
 
 The same word has one id after a comma and another one after a space, and may be split over several tokens. So the
 pieces are joined to the text they spell, the word is found in it, and its bytes are mapped back to the tokens. Bytes,

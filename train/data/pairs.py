@@ -82,7 +82,7 @@ class Pair:
 
     @property
     def is_upscaled(self) -> bool:
-        """Whether the LR file already has HR's size: it is then to be fed as it is, see `upscaled`."""
+        """Tell whether the LR file already has HR's size and is fed as it is, see `upscaled`."""
         return self._check() == self.size
 
     @property

@@ -2,7 +2,7 @@
 
 OUT/0000017.png is page 17: RGB, or RGBA with the text mask as its alpha channel where the text was rendered. Page i
 depends on nothing but the arguments and i, so a pool that was deleted is drawn again by the same command, and a command
-that was stopped goes on where it stopped. Training cuts its crops from the pages and degrades them (`PoolCrops`).
+that was stopped resumes there. Training cuts its crops from the pages and degrades them (`PoolCrops`).
 
     python -m train.data.pool render pool/rendered --pages 20000 --text-scale 0.6 1.8 --words /usr/share/dict/american-english
     python -m train.data.pool pdf pool/print --pages 4000 manuals/           # PDFs by pdftoppm (poppler-utils)

@@ -1,4 +1,4 @@
-"""What training draws from: (upscaled LR, HR, mask) crops by index, from pairs on disk, rendered text, or a mixture.
+"""Training samples: (upscaled LR, HR, mask) crops by index, from pairs on disk, rendered text, or a mixture.
 
 Sample i depends on nothing but (seed, i): any number of workers and processes gives the same stream, and it can be
 cut anywhere and taken up again. There are no flips: a mirrored letter is no letter.

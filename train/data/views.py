@@ -1,4 +1,4 @@
-"""How a pair on disk becomes one training sample of crop x crop: a window, the whole image resized, or an enlarged part.
+"""Cut a pair on disk to one training sample of crop x crop: a window, the whole image resized, or an enlarged part.
 
     crop    a window at the image's own size; an image with a side under the crop is padded or enlarged (`smaller`)
     whole   the longest side resized to the crop, both sides rounded down to multiples of 32, the rest padded: how the

@@ -1,1 +1,1 @@
-"""What `python -m train.evaluate` is made of: metrics, methods, what is kept, intervals, tables and the page."""
+"""Parts of `python -m train.evaluate`: metrics, methods, the cache, intervals, tables and the page."""

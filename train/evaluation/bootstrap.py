@@ -1,4 +1,4 @@
-"""How sure a mean is: intervals from images drawn again and again, the same draws for all methods."""
+"""Bootstrap confidence intervals over images, with the same draws for all methods."""
 
 from __future__ import annotations
 

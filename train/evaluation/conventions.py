@@ -1,4 +1,4 @@
-"""How figures are computed where the paper is silent: this project's choices, or the practice of the authors' code."""
+"""Conventions where the paper is silent: this project's choices, or the practice of the authors' code."""
 
 from __future__ import annotations
 

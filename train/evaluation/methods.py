@@ -1,4 +1,4 @@
-"""What is judged: models of ours, plain enlargements, any network spandrel can load, any folder of results."""
+"""Methods to evaluate: our models, plain resizing, any network spandrel can load, any folder of results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OTHERS = Tiling(tile=1024, overlap=128)  # for networks of others, which know no
 
 @dataclass(frozen=True)
 class Made:
-    """What a method makes of an LR image, of HR's size."""
+    """A method's result for an LR image, of HR's size."""
 
     picture: Pixels  # (H, W, 3)
     mask: Pixels | None = None  # (H, W), 255 where it sees text

@@ -40,7 +40,7 @@ VERSION = "1"  # of what is kept; another one computes all anew
 
 @dataclass
 class Judged:
-    """What is known of one image of one method."""
+    """All scores of one image of one method."""
 
     key: str
     values: dict[str, float | None]  # psnr, ssim, psnr_y, ssim_y, lpips, seconds

@@ -22,7 +22,7 @@ DECIMALS = 6
 
 @dataclass(frozen=True)
 class Context:
-    """What all rows share."""
+    """Data shared by all rows."""
 
     engines: tuple[str, ...]  # the readers' labels; the first one's figures stand in the row itself
     drawn: Array  # see bootstrap.draws

@@ -1,4 +1,4 @@
-"""What a run needs to go on as if nothing had been: written whole or not at all, the newest few kept.
+"""Save and restore the full training state. Writes are atomic; the newest N checkpoints are kept.
 
 OUT/checkpoints/0001000/state.pt      trained weights, optimizer, EMA, notes: gathered, whatever they were split over
 OUT/checkpoints/0001000/rng-0.pt      the random states of process 0, and so on

@@ -1,4 +1,4 @@
-"""Gradient checkpointing for the whole network, whose VAE decoder is walked by hand and whose U-Net is listened to."""
+"""Gradient checkpointing for the whole network, whose VAE decoder runs block by block and whose U-Net is recorded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _checkpointed(forward: Any, run: Any) -> Any:
 
 
 class Nowhere(list[Tensor]):
-    """Takes the responses of layers that run again in the backward pass: they are heard already."""
+    """A list that drops appended responses: recomputed layers were already recorded in the forward pass."""
 
     def append(self, _response: Tensor) -> None:
         return

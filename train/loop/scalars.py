@@ -1,4 +1,4 @@
-"""A run's scalars: CSV files that a resumed run goes on with, and tensorboard."""
+"""A run's scalars: CSV files that a resumed run continues, and tensorboard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changes as a run goes on: the learning rate, the averaged weights, and the watch for a loss that runs away."""
+"""Learning rate, moving average of the weights, and detection of a diverging loss."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class EMA:
 
 
 class Watch:
-    """Tells a loss that is no number, or that leaps far above its running mean once the run has settled."""
+    """Detect a non-finite loss, or one above `factor` x the running mean after 50 steps."""
 
     SETTLED = 50  # steps before a leap counts
 

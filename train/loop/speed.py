@@ -1,4 +1,4 @@
-"""How fast a run computes: the FLOPs of a step and the share of its time in convolutions, each measured on one step."""
+"""Measure a run's speed: the FLOPs of a step and the share of its time in convolutions, each on one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the strokes of text are: SAM-TS as the paper has it, or this project's own text decoder.
+"""Segment text strokes: by SAM-TS as in the paper, or this project's own text decoder.
 
 segmenter = open_segmenter("sam_tss_l_textseg.pth", sam="sam_vit_l_0b3195.pth", device="cuda")
 (mask,) = segmenter([image])     # (h, w, 3) uint8 -> (h, w) float32, the probability of text stroke

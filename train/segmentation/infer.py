@@ -1,4 +1,4 @@
-"""Masks for a whole data set, written one by one: stopped anywhere, it goes on with what is not written yet."""
+"""Write masks for a whole data set one by one. An interrupted run resumes with those that are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a segmenter draws strokes, against masks that people drew."""
+"""Score a segmenter against masks drawn by hand."""
 
 from __future__ import annotations
 

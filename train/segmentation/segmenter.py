@@ -1,4 +1,4 @@
-"""What a segmenter is: images in, probabilities of text stroke out."""
+"""The interface of a segmenter: images -> probabilities of text stroke."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast each step is and how much memory it takes: `python -m train.synthesis bench CONFIG --samples N`.
+"""Measure the speed and memory of each step: `python -m train.synthesis bench CONFIG --samples N`.
 
 The steps run one after the other in this process, so that a rate is a core's; then in the process pool, to see what
 more of them bring. `a core` is records for a second of processor time, which a busy machine leaves as it is.

@@ -1,6 +1,6 @@
 """The whole build, one step after the other: `python -m train.synthesis build CONFIG`.
 
-Killed at any moment and started again it goes on where it stood, and ends with the same bytes.
+Killed at any moment and started again it resumes, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STEPS = ("masks", "filter", "enhance", "backgrounds", "compose", "degrade", "sha
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("build", help="make FTSR, or go on with making it")
+    parser = subparsers.add_parser("build", help="make FTSR, or resume making it")
     parser.add_argument("config", type=Path, help="a YAML file, see train/configs/ftsr.yaml")
     parser.add_argument("overrides", nargs="*", help="key=value over the file, for instance samples=200 seed=1")
     parser.add_argument("--out", type=Path, help="the data set's folder, over the config's `out`")

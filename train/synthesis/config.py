@@ -1,4 +1,4 @@
-"""What a build is: its sources, every step's numbers, how much to make. One YAML file, checked strictly."""
+"""Configuration of a build: sources, parameters of every step, number of samples. One YAML file, checked strictly."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ReadingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Which crops are kept. Ratios are Levenshtein ratios, see `tadisr.ocr.ratio`; the paper gives no numbers."""
+    """Criteria for keeping crops. Ratios are Levenshtein ratios, see `tadisr.ocr.text_ratio`; the paper gives no numbers."""
 
     confidence: float = 0.5  # a line of which PP-OCR is less sure does not count as read
     similarity: float = 0.8  # of what the crop and what its mask read
@@ -76,7 +76,7 @@ class EnhanceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GroundConfig:
-    """Which backgrounds are kept."""
+    """Criteria for keeping backgrounds."""
 
     confidence: float = 0.5  # dropped where PP-OCR reads anything with this confidence
     enlarge: float = 1.5  # brought up at most so much to fill the canvas, else dropped as too small

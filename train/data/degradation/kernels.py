@@ -23,7 +23,7 @@ LARGEST = 21
 
 @dataclass(frozen=True, kw_only=True)
 class Blur:
-    """What a random kernel is drawn from: sigmas in pixels, the shapes' exponents, the share of low-passes."""
+    """Distribution of a random kernel: sigmas in pixels, the shapes' exponents, the share of low-passes."""
 
     sigma: Range
     betag: Range

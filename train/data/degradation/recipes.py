@@ -102,7 +102,7 @@ T = TypeVar("T")
 
 
 class Tools(Protocol[T]):
-    """What the recipe does to images. Lists go in step; None in a list leaves that image as it is."""
+    """Operations of the recipe on images. Lists go in step; None in a list leaves that image as it is."""
 
     def size(self, image: T) -> Size: ...
     def blur(self, images: list[T], kernels: Sequence[Kernel | None]) -> list[T]: ...

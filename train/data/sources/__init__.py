@@ -1,4 +1,4 @@
-"""Where images come from: data sets in the layouts their owners publish, folders, and text rendered here.
+"""Sources of images: data sets in their published layouts, folders, and rendered text.
 
 for item in map(open_source("textseg", Path("TextSeg"), split="train").__getitem__, range(10)): ...
 """

@@ -1,4 +1,4 @@
-"""What a source of images is, and how an image on disk becomes an array."""
+"""The interface of a source of images, and reading images from disk."""
 
 from __future__ import annotations
 

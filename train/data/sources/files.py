@@ -18,7 +18,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one item lies. label: the text itself, or the TextSeg annotation that holds it."""
+    """The files of one item. label: the text itself, or the TextSeg annotation that holds it."""
 
     key: str
     image: Path

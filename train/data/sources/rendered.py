@@ -66,7 +66,7 @@ class RenderedLines:
         return Item(key, _bytes(picture), _bytes(coverage), text)
 
     def _line(self, rng: Generator) -> tuple[str, Array]:
-        """What it says, and how much of each pixel the glyphs cover, (h, w) in [0, 1]."""
+        """Return the text, and how much of each pixel the glyphs cover, (h, w) in [0, 1]."""
         script = "latin" if "chinese" not in self.fonts or rng.random() < LATIN else "chinese"
         text = draw_line(script, rng).strip()
         pixels = round(np.exp(rng.uniform(*np.log(self.height))))

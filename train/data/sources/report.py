@@ -1,4 +1,4 @@
-"""What a source holds: how many, how large, with masks and labels or not, what is broken, whose terms to mind."""
+"""Report a source's contents: counts, sizes, masks, labels, broken files, terms of use."""
 
 from __future__ import annotations
 

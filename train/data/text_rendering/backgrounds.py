@@ -1,4 +1,4 @@
-"""What text is laid on: pieces of the photographs a user points to, or procedural grounds."""
+"""Backgrounds of rendered text: pieces of the user's photographs, or procedural textures."""
 
 from __future__ import annotations
 

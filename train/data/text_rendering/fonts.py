@@ -40,7 +40,7 @@ def find_fonts(folders: tuple[Path, ...]) -> dict[str, list[tuple[str, int]]]:
 
 
 def _covers(path: str, probe: str) -> bool:
-    """Whether each of the probe's characters has a shape of its own, not the font's sign for a missing one."""
+    """Tell whether each of the probe's characters has a glyph of its own, not the font's sign for a missing one."""
     try:
         font = open_font(path, 0, 24)
         missing = bytes(font.getmask("\U000e0fff"))  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""What rendered text says: words, sentences, numbers, prices, addresses, in several scripts."""
+"""Draw the strings of rendered text: words, sentences, numbers, prices, addresses, in several scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells the mask decoder to look for text: SAM's positional code, and prompts made from the image itself."""
+"""Prompts of the mask decoder: SAM's positional encoding, and prompts predicted from the image."""
 
 from __future__ import annotations
 

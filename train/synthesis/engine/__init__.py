@@ -1,1 +1,1 @@
-"""How a build's steps are run, journalled and spread over workers."""
+"""Run a build's steps, record them in journals, and spread them over workers."""

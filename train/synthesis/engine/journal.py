@@ -1,4 +1,4 @@
-"""What a step has finished, on disk: appended to, flushed to the disk itself, each line with a checksum.
+"""A step's finished work on disk: appended, flushed, each line with a checksum.
 
 A line is one chunk of work: whole, or not there. Whatever a killed run or a failing disk left half written is
 dropped when the file is opened, and done again.
@@ -112,7 +112,7 @@ def _line(entry: Record) -> bytes:
 
 
 def _read(line: bytes) -> Record | None:
-    """What a line says; None where its checksum does not hold, or it is no settings and no chunk of records."""
+    """Parse a line; None where its checksum does not hold, or it is no settings and no chunk of records."""
     body = line[9:-1]
     if not line.endswith(b"\n") or line[:9] != b"%08x " % zlib.crc32(body):
         return None
@@ -132,7 +132,7 @@ def _read(line: bytes) -> Record | None:
 
 
 def _entries(path: Path) -> Iterator[tuple[int, Record]]:
-    """Where each intact line begins, and what it says."""
+    """Yield where each intact line begins, and its content."""
     if not path.exists():
         return
     place = 0
@@ -163,5 +163,5 @@ def _compare(path: Path, found: Record, expected: Record) -> None:
         name = names[0]
         raise ConfigError(
             f"{path.parent} was made with other settings: {name} was {json.dumps(found.get(name))}, now it is "
-            f"{json.dumps(expected.get(name))}. Choose another --out, or go on from there with --redo {path.parent.name}."
+            f"{json.dumps(expected.get(name))}. Choose another --out, or compute it again with --redo {path.parent.name}."
         )

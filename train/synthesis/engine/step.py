@@ -1,4 +1,4 @@
-"""What a step is, and how one is run: chunks of work, each a pure function of the settings, noted in a journal."""
+"""Run a step: chunks of work, each a pure function of the settings, recorded in a journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who does the work: this process, a pool of processes, or a Ray cluster. What comes of a chunk is the same."""
+"""Run chunks in this process, a pool of processes, or a Ray cluster, with equal results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Here:
 
 
 class Processes:
-    """Started anew, not forked: threads of OCR and torch do not survive a fork. They die with this process."""
+    """Process pool using spawn, since OCR and torch threads do not survive fork. Workers exit with the parent."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""Whether two photographs of one scene lie on one another, and how the one is brought onto the other.
+"""Check whether two photographs are aligned, and register one to the other.
 
 Everything is measured on luma at one common size, the HR image softened as far as the LR one is.
 """
@@ -24,7 +24,7 @@ MATCHES = 20  # fewer that agree are no evidence
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a pair may have left after correction, in pixels of the common size, to count as aligned."""
+    """Residuals that a pair may have after correction, in pixels of the common size, to count as aligned."""
 
     residual: float = 2.0  # nine of ten windows are off by less
     correlation: float = 0.75  # of the two images
