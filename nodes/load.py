@@ -39,7 +39,7 @@ class TADiSRLoader(Node):
                     default="auto",
                     tooltip="Dtype of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
                 ),
-                schema.folded(
+                schema.fold_away(
                     io.Combo.Input(
                         "base",
                         options=base_files.base_names(),
