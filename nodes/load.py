@@ -39,13 +39,15 @@ class TADiSRLoader(Node):
                     default="auto",
                     tooltip="Dtype of the weights. auto: fp16 on a GPU that is fast with it, else fp32.",
                 ),
-                io.Combo.Input(
-                    "base",
-                    options=base_files.base_names(),
-                    default=base_files.NO_BASE,
-                    optional=True,
-                    tooltip="For an adapter: its frozen base, a folder in models/diffusers with unet (CogView4: "
-                    "transformer) and vae in it.",
+                schema.fold_away(
+                    io.Combo.Input(
+                        "base",
+                        options=base_files.base_names(),
+                        default=base_files.NO_BASE,
+                        optional=True,
+                        tooltip="For an adapter: its frozen base, a folder in models/diffusers with unet (CogView4: "
+                        "transformer) and vae in it.",
+                    )
                 ),
             ],
             outputs=[

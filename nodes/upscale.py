@@ -25,7 +25,7 @@ class TADiSRUpscale(Node):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TADiSRUpscale",
-            display_name="Upscale with TADiSR",
+            display_name="Upscale with TADiSR (Super Resolution)",  # pages without aliases search names alone
             category=schema.CATEGORY,
             description="Text-aware super resolution: upscales images up to 4x in one step and keeps their text legible; also "
             "gives a mask of the text.",

@@ -13,12 +13,12 @@ EDITED = 0.2  # resizing to LR and back moves a cell's mean by up to .14 (area, 
 TAKEN = 0.05  # where there are edits, cells that differ by this much belong to them
 
 
-def merge_edits(own: Tensor, guide: Tensor) -> Tensor | None:
+def merge_edits(own: Tensor, guide: Tensor) -> tuple[Tensor, Tensor] | None:
     """Put the edits of a guide onto the model's own mask; None where there are none.
 
     own (B, 1, H, W), guide (B, 1, h, w) of any size, both in [0, 1]. A guide is edited where the mean of a cell differs by
-    more than EDITED; then every cell that differs by more than TAKEN is taken from it, with those around it. Returns
-    (B, 1, H, W), equal to `own` elsewhere.
+    more than EDITED; then every cell that differs by more than TAKEN is taken from it, with those around it. Returns the
+    merged mask, equal to `own` elsewhere, and 1 where it was edited, else 0, both (B, 1, H, W).
     """
     height, width = own.shape[-2:]
     grid = [min(-(-side // CELL), length) for side, length in zip((height, width), guide.shape[-2:], strict=True)]
@@ -27,5 +27,5 @@ def merge_edits(own: Tensor, guide: Tensor) -> Tensor | None:
     if apart.max() <= EDITED:
         return None
     taken = F.max_pool2d((apart > TAKEN).float(), 3, stride=1, padding=1)
-    taken = F.interpolate(taken, size=(height, width)) > 0
-    return torch.where(taken, resize_image(guide, (height, width)).clamp(0, 1), own)
+    taken = F.interpolate(taken, size=(height, width))
+    return torch.where(taken > 0, resize_image(guide, (height, width)).clamp(0, 1), own), taken

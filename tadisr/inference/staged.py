@@ -151,9 +151,12 @@ def decode(
         if guide is None or strength <= 0:
             return None
         one = guide[i : i + 1].to(model.device)
-        fitted = resize_image(one, size) if own is None else merge_edits(own[..., : size[0], : size[1]], one)
-        if fitted is None:
-            return None
+        fitted = resize_image(one, size)
+        if own is not None:
+            merged = merge_edits(own[..., : size[0], : size[1]], one)
+            if merged is None:
+                return None
+            fitted, _ = merged
         return F.pad(fitted, (0, padded[1] - size[1], 0, padded[0] - size[0]), mode="replicate")
 
     def one(i: int) -> tuple[Tensor, Tensor]:

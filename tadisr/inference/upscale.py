@@ -123,19 +123,19 @@ def upscale(
     zeros of a shape.
     Raises ImageError, ConfigError.
     """
-    guide = options.get("guide")
+    guide, edited = options.get("guide"), None
     if guide is not None and not model.takes_guide:  # steering costs dozens of decodings: only for what was edited
         guide = check_guide(guide, len(image))
         plain = upscale(
             model, image, tiling=tiling, color_fix=color_fix, text_guard=text_guard, say=say, allocate=allocate,
             **options | {"guide": None},
         )  # fmt: skip
-        guide = merge_edits(plain.mask, guide)
-        if guide is None:
+        merged = merge_edits(plain.mask, guide)
+        if merged is None:
             return plain
         del plain
-        options["guide"] = guide
-    job = Upscaling(model, image, tiling=tiling, color_fix=color_fix, **options)
+        options["guide"], edited = merged
+    job = Upscaling(model, image, tiling=tiling, color_fix=color_fix, edited=edited, **options)
     pixels = allocate((len(image), *job.size, image.shape[1]))
     maps = allocate((len(image), *job.size, job.channels[1]))
     for strip in job.strips((pixels, maps)):

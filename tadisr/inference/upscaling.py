@@ -43,6 +43,7 @@ class Upscaling:
         device: torch.device | None = None,
         progress: Progress | None = None,
         preview: Callable[[Tensor], object] | None = None,
+        edited: Tensor | None = None,
     ) -> None:
         check_image(image, scale)
         color.check_mode(color_fix)
@@ -58,6 +59,7 @@ class Upscaling:
         self.model, self.image, self.tiling = model, image.cpu(), tiling
         self.enlarged, self.fidelity, self.detail, self.color_fix = enlarged, fidelity, detail, color_fix
         self.guide = None if guide is None else check_guide(guide, len(image))
+        self.edited = edited  # 1 where the guide differs from the model's own mask; None: anywhere
         self.device = device or model.device
         self.progress, self.preview = progress, preview
         self.small = Preview(split_alpha(self.image)[0])
@@ -138,7 +140,7 @@ class Upscaling:
             batch = torch.cat(images) if len(images) > 1 else images[0].contiguous()
             del images
             guides = None
-            if self.guide is not None:
+            if self.guide is not None and any(self.is_edited(window) for window, _ in group):
                 places = [(self.guide[window.image], self.full, *span_of_window(window)) for window, _ in group]
                 guides = torch.stack([resize_window(*place) for place in places])
             pictures, maps = run_tile(self.model, batch, self.device, guides, self.detail)
@@ -147,6 +149,16 @@ class Upscaling:
             del pictures, maps
             while results:
                 yield results.pop(0)
+
+    def is_edited(self, window: Window) -> bool:
+        """Tell whether the guide has edits within a window."""
+        if self.edited is None:
+            return True
+        rows, columns = span_of_window(window)
+        height, width = self.edited.shape[-2:]
+        top, bottom = (max(0, row) * height // self.full[0] for row in rows)
+        left, right = (max(0, column) * width // self.full[1] for column in columns)
+        return bool(self.edited[window.image, 0, top : bottom + 1, left : right + 1].any())
 
     def show(self, window: Window, tile: Tile) -> None:
         if self.preview is None:

@@ -135,7 +135,9 @@ def test_100_images_resume_after_comfyui_is_killed(tmp_path: Path) -> None:
         comfy.process.wait()
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
     assert 30 <= len(done) < 100
+    shutil.rmtree(comfy.base / "models" / "tadisr")
     with Comfy(tmp_path / "host") as again:
+        assert len(lines_of(again, "TADiSR: models/tadisr is empty, the built-in compact model is used")) == 1
         left = 100 - len(done)
         assert f"{left} of {left} images upscaled" in report_of(again.run(prompt))
     assert {path.relative_to(out) for path in out.rglob("*.png")} == {

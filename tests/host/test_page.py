@@ -137,6 +137,7 @@ def test_a_workflow_saved_with_the_first_nodes_still_runs(comfy: Comfy, page: An
     assert drawn["3"]["inputs"] == {
         "image": ["1", 0], "model": ["2", 0],
         "scale": 4, "tile": 768, "overlap": 256, "tile_batch": 1, "color": "off", "fidelity": 0,
+        "detail": 0.7, "text_guard": "off", "resize_to": "scale", "target_size": 2048,
     }  # fmt: skip
     assert run(comfy, page)["4"]["images"]
 
@@ -265,8 +266,8 @@ def test_the_newest_page_runs_and_shows_the_result(new: tuple[Comfy, Any]) -> No
         "() => { app.canvas.ds.scale = 0.6; app.canvas.ds.offset = [100, 100]; app.canvas.setDirty(true, true) }"
     )
     page.wait_for_function(
-        "() => [...document.querySelectorAll('[data-node-id] img')]"
-        ".filter(i => i.src.includes('TADiSR') && i.naturalWidth).length === 2",
+        "() => ['TADiSR', 'temp'].every(kind => [...document.querySelectorAll('[data-node-id] img')]"
+        ".some(i => i.src.includes(kind) && i.naturalWidth))",
         timeout=30_000,
     )
     page.screenshot(path=str(OUT / "newest.png"))

@@ -184,8 +184,10 @@ def test_edits_are_put_onto_the_models_own_mask() -> None:
     assert merge_edits(own, guide) is None and merge_edits(own, own) is None
     guide[..., 20:24, 40:48] = 1  # painted
     guide[..., 8:16, 8:12] = 0  # wiped
-    merged = merge_edits(own, guide)
-    assert merged is not None
+    found = merge_edits(own, guide)
+    assert found is not None
+    merged, edited = found
+    assert edited[..., 84:92, 166:186].min() == 1 and not edited[..., :, 64:140].any()
     assert merged[..., 84:92, 166:186].min() > 0.95 and merged[..., 36:60, 36:44].max() < 0.05
     assert torch.equal(merged[..., :, 64:140], own[..., :, 64:140])
 

@@ -22,7 +22,7 @@ from tadisr.images.tensors import to_tensor
 from tadisr.inference import staged as stages
 from tadisr.inference import upscaling
 from tadisr.inference.preview import DIMMED
-from tadisr.inference.tiling import Tiling
+from tadisr.inference.tiling import Tiling, list_windows
 from tadisr.inference.upscale import Upscaled
 from tadisr.inference.upscale_strips import upscale_strips
 
@@ -341,6 +341,22 @@ def test_an_unedited_mask_changes_nothing_in_tiles(shipped: TADiSR, monkeypatch:
     small = torch.nn.functional.interpolate(plain.mask, scale_factor=0.25, mode="area")
     same = upscale(shipped, lr, tiling=tiling, guide=small)
     assert torch.equal(same.image, plain.image) and torch.equal(same.mask, plain.mask)
+
+
+def test_only_tiles_with_edits_are_steered(shipped: TADiSR, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tadisr.model import network
+
+    steered, real = [], network.find_offsets
+    monkeypatch.setattr(network, "find_offsets", lambda *a, **k: steered.append(a) or real(*a, **k))
+    lr = read_image(SAMPLE)[:, :3, 60:100, 40:168]
+    tiling = Tiling(tile=192, overlap=32)
+    plain = upscale(shipped, lr, tiling=tiling)
+    guide = plain.mask.clone()
+    guide[..., 480:] = 1  # the last columns of 512
+    result = upscale(shipped, lr, tiling=tiling, guide=guide)
+    assert 1 <= len(steered) < len(list_windows(1, 40, 128, tiling))
+    assert torch.equal(result.image[..., :256], plain.image[..., :256])
+    assert result.mask[..., 480:].mean() > plain.mask[..., 480:].mean()
 
 
 @pytest.mark.slow
