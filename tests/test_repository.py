@@ -85,3 +85,9 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_names_and_docstrings_reach_their_aims() -> None:
+    command = [sys.executable, "tests/measure/names_and_docstrings.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
