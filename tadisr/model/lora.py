@@ -56,16 +56,6 @@ def lora_state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-@torch.no_grad()
-def merge_lora(module: nn.Module, state: dict[str, Tensor], alpha: float, where: str, *, strength: float = 1.0) -> None:
-    """Merge in place, W += strength (alpha / r) B A, for every pair in `state`; beside the weight where that is in fp8.
-
-    Raises CheckpointError for a pair that does not fit.
-    """
-    for name, update in read_updates(module, state, alpha, where, strength=strength):
-        merge_update(module, name, update)
-
-
 @dataclass(frozen=True)
 class Whole:
     """A parameter that was trained in full, in place of the base's."""

@@ -85,7 +85,8 @@ def main() -> int:
             f"{top}: {verbs} of {documented} docstrings open with a verb: {verbs / documented:.0%}, aim {VERBS_AIM:.0%} or more"
         )
         print(
-            f"{top}: {single} of {functions} function names have one word: {single / functions:.0%}, aim {SINGLE_AIM:.0%} or less"
+            f"{top}: {single} of {functions} functions have one-word names: {single / functions:.0%}, "
+            f"aim {SINGLE_AIM:.0%} or less"
         )
     return int(missed)
 

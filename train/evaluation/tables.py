@@ -12,7 +12,6 @@ from .backbones import MISSING
 from .bootstrap import LEVEL
 
 Report = dict[str, Any]
-Row = dict[str, Any]
 
 NAMES = {
     "psnr": "PSNR", "ssim": "SSIM", "psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y", "lpips": "LPIPS", "fid": "FID",
