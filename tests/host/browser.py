@@ -30,7 +30,10 @@ BANNERS = (
     "for (const k of ['comfy.vueNodesMigration.dismissed', 'vueNodesBannerDismissed']) localStorage.setItem(k, 'true');"
 )
 READY = "() => window.app?.graph && window.LiteGraph?.registered_node_types?.TADiSRUpscale"
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,  # it would lie over the page
+}  # fmt: skip
 
 
 def server(base: Path, *, settings: dict | None = None, arguments: tuple[str, ...] = ()) -> Comfy:
