@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Callable
 
@@ -58,8 +59,8 @@ class Progress:
 
 
 def show_text(node_id: str, text: str) -> None:
-    """Show a text on the node, in place of the one before."""
-    PromptServer.instance.send_progress_text(text, node_id)
+    """Show a text on the node, in place of the one before. The page takes it as HTML: markup in names is escaped."""
+    PromptServer.instance.send_progress_text(html.escape(text, quote=False), node_id)
 
 
 def message_sender(node_id: str) -> Callable[[str], None]:

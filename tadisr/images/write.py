@@ -203,6 +203,11 @@ def open_writer(
         raise ConfigError(f"format is {kind!r}, expected one of {', '.join(FORMATS)}.")
     if quality is not None and not 1 <= quality <= 100:
         raise ConfigError(f"quality is {quality}, expected 1 to 100.")
+    Image.init()
+    if FORMATS[kind].name not in Image.SAVE:
+        raise ConfigError(
+            f"{path}: this Pillow cannot write {FORMATS[kind].name} (AVIF: since 11.3); choose another format."
+        )
     if kind == "tif":
         return TiffWriter(path, metadata, pages=pages)
     if kind == "png" and not animated:

@@ -153,3 +153,11 @@ def test_levels_are_rounded_and_clamped() -> None:
     values = np.array([-1, 0, 0.5, 1, 2], np.float32)
     assert to_levels(values, np.uint8).tolist() == [0, 0, 128, 255, 255]
     assert to_levels(values, np.uint16).tolist() == [0, 0, 32768, 65535, 65535]
+
+
+def test_a_format_that_this_pillow_lacks_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    monkeypatch.delitem(Image.SAVE, "AVIF", raising=False)
+    with pytest.raises(ConfigError, match=r"this Pillow cannot write AVIF \(AVIF: since 11\.3\)"):
+        open_writer(tmp_path / "a.avif", Metadata(), kind="avif")
+    assert not list(tmp_path.iterdir())
