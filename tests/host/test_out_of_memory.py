@@ -70,20 +70,3 @@ def test_a_stage_that_runs_out_says_what_to_do(stage: str, comfy: Comfy) -> None
     assert "The image as a whole is too large for the memory: use Upscale with TADiSR" in result.error
     again = comfy.run(wanted, timeout=300)
     assert again.last == "execution_success", again.error
-
-
-@pytest.mark.slow
-def test_the_upscaler_takes_smaller_tiles(comfy: Comfy) -> None:
-    prompt = {name: chain(color=99)[name] for name in ("image", "model")}
-    prompt["up"] = node(
-        "TADiSRUpscale", image=["image", 0], model=["model", 0], scale=1.0, tile=2048, overlap=64, tile_batch=1, color="off"
-    )  # fmt: skip
-    prompt["end"] = node("PreviewImage", images=["up", 0])
-    with limited(comfy.process.pid):
-        result = comfy.run(prompt, timeout=300)
-    said = [text for kind, text in result.events if kind == "text"]
-    if result.last == "execution_error":  # not even the smallest tile: said too
-        assert "Memory does not suffice" in result.error
-    else:
-        assert any("Out of memory: going on with" in text for text in said)
-    assert comfy.run(prompt, timeout=300).last == "execution_success"
