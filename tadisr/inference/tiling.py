@@ -62,6 +62,12 @@ class Strip(NamedTuple):
     pixels: Tensor
     maps: Tensor
 
+    def cut(self, height: int) -> Iterator[Strip]:
+        """Yield copies of it in pieces of so many rows, so that who waits to write one does not hold all of it."""
+        for top in range(0, len(self.maps), height):
+            pixels, maps = (part[top : top + height].clone() for part in (self.pixels, self.maps))
+            yield Strip(self.image, self.top + top, pixels, maps)
+
     @property
     def mask(self) -> Tensor:
         """The text mask (n, W)."""
@@ -260,8 +266,7 @@ class Canvas:
     def _reach(self, bottom: int) -> None:
         missing = bottom - self.top - len(self.maps)
         if missing > 0:
-            self.pixels = torch.cat([self.pixels, self.pixels.new_zeros(missing, *self.pixels.shape[1:])])
-            self.maps = torch.cat([self.maps, self.maps.new_zeros(missing, *self.maps.shape[1:])])
+            self.pixels, self.maps = (lengthen(rows, missing) for rows in (self.pixels, self.maps))
 
     def finished(self, image: int, bottom: int, begun: int) -> Strip:
         """The rows from `begun` to `bottom`, to which nothing will be added any more; dropped unless `whole`."""
@@ -270,6 +275,13 @@ class Canvas:
         if not self.whole:
             self.pixels, self.maps, self.top = self.pixels[rows.stop :].clone(), self.maps[rows.stop :].clone(), bottom
         return strip
+
+
+def lengthen(rows: Tensor, count: int) -> Tensor:
+    """Append `count` rows of zeros."""
+    longer = rows.new_zeros(len(rows) + count, *rows.shape[1:])
+    longer[: len(rows)] = rows
+    return longer
 
 
 Out = tuple[Tensor, Tensor]  # pixels (H, W, C) and maps (H, W, k) of one image's result

@@ -68,9 +68,13 @@ def upscale_strips(
         try:
             job = Upscaling(model, image, tiling=tiling, **options)
             for strip in job.strips():
-                job.finish(strip)
-                given = True
-                yield strip
+                pieces = strip.cut(STRIP)
+                del strip
+                for piece in pieces:
+                    job.finish(piece)
+                    given = True
+                    yield piece
+                del pieces
             return
         except Exception as error:
             reason = out_of_memory_reason(error)

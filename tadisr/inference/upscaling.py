@@ -80,9 +80,11 @@ class Upscaling:
             self.run, (count, height, width), self.channels,
             tiling=self.tiling, size=self.size, text=text, out=out, progress=self.progress,
         ):  # fmt: skip
+            index, bottom = strip.image, strip.top + len(strip.maps)
             yield strip
-            if strip.top + len(strip.maps) == self.size[0]:
-                self.held.pop(strip.image, None)
+            del strip  # which is as large as a row of tiles, and the next one is about to run
+            if bottom == self.size[0]:
+                self.held.pop(index, None)
 
     def run(self, windows: list[Window]) -> list[Tile]:
         """Upscale windows: their colours, and their alpha where it varies, `tiling.batch` at once."""
