@@ -21,7 +21,7 @@ def merge_edits(own: Tensor, guide: Tensor) -> tuple[Tensor, Tensor] | None:
     merged mask, equal to `own` elsewhere, and 1 where it was edited, else 0, both (B, 1, H, W).
     """
     height, width = own.shape[-2:]
-    grid = [min(-(-side // CELL), length) for side, length in zip((height, width), guide.shape[-2:], strict=True)]
+    grid = (min(-(-height // CELL), guide.shape[-2]), min(-(-width // CELL), guide.shape[-1]))
     guide = guide.to(own)
     apart = (F.adaptive_avg_pool2d(own, grid) - F.adaptive_avg_pool2d(guide, grid)).abs()
     if apart.max() <= EDITED:
