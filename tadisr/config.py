@@ -132,6 +132,9 @@ class ModelConfig:
     # The VAE sees pixel_unshuffle(image, patch): compact puts its work at LR resolution this way.
     patch: Annotated[int, Range(1, 64)] = 1
     residual: bool = False  # the decoders' image is added to the upscaled input
+    # Pixels of the x4 image that two tiles share unless told otherwise; 256 is the authors'. How far the compact models'
+    # tiles reach into one another was measured: tests/measure/tile_overlap.py.
+    overlap: Annotated[int, Range(0, 4096)] = 256
     latent: Literal["mode", "sample"] = "mode"  # of the encoder's posterior; a sample's noise is always the same
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)

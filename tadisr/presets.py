@@ -180,6 +180,7 @@ def make_compact() -> ModelConfig:
         vae=vae,
         patch=4,
         residual=True,
+        overlap=64,
         prompt=PromptConfig(tokens=4, width=64, pooled=0, time_ids=(), learned=True),
         decoder=DecoderConfig(text_channels=(24, 24, 24), norm_groups=8, zero_skips=False),
         lora=None,

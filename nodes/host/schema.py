@@ -46,9 +46,9 @@ def tile_input() -> io.Int.Input:
 
 def overlap_input() -> io.Int.Input:
     return io.Int.Input(
-        "overlap", default=256, min=-1, max=4096, step=1,
+        "overlap", default=-1, min=-1, max=4096, step=1,
         tooltip="Pixels of the 4x image that two tiles share; they are blended there. More than half a tile is cut to "
-        "half a tile. -1: a third of the tile.",
+        "half a tile. -1: as much as the model needs.",
     )  # fmt: skip
 
 

@@ -24,14 +24,14 @@ def make_tiling(
     """Make a tiling from the settings of a node.
 
     tile: AUTO_TILE takes the largest of SIDES that fits into the free memory of the model's device. overlap:
-    AUTO_OVERLAP takes a third of the tile; what is more than fits is cut, which is said. Raises ConfigError.
+    AUTO_OVERLAP takes what the model's config names; what is more than fits is cut, which is said. Raises ConfigError.
     """
     if tile == AUTO_TILE:
         tile = choose_tile(model, settings.get("batch", 1))
     elif tile < SMALLEST:
         raise ConfigError(f"tile is {tile}, expected {SMALLEST} or more, or {AUTO_TILE} to choose by the free memory.")
     if overlap == AUTO_OVERLAP:
-        overlap = tile // 3
+        overlap = fit_overlap(tile, Tiling.overlap if model is None else model.network.config.overlap)
     fitting = fit_overlap(tile, overlap)
     if fitting < overlap:
         tell(f"The overlap of {overlap} is more than half a tile of {tile}: it is cut to {fitting}.")

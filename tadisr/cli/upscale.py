@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     up.add_argument("--scale", type=float, default=SCALE, help="magnification, 1 to 4 (default 4)")
     up.add_argument("--tile", type=int, default=Tiling.tile, help="tile side in pixels of the 4x image (default 768)")
     up.add_argument(
-        "--overlap", type=int, help=f"pixels two tiles share (default {Tiling.overlap}, at most half a tile)"
+        "--overlap", type=int, help="pixels two tiles share, at most half a tile (default: the model's, 64 for compact)"
     )
     up.add_argument("--batch", type=int, default=1, help="tiles run at once (default 1)")
     up.add_argument("--color", choices=color.MODES, default="off", help="match the input's colours (default off)")
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     except ConfigError as error:
         raise ArgumentsError(str(error)) from None
-    overlap = fit_overlap(arguments.tile, Tiling.overlap) if arguments.overlap is None else arguments.overlap
+    overlap = fit_overlap(arguments.tile, Tiling.overlap) if arguments.overlap is None else arguments.overlap  # checked
     tiling = Tiling(
         tile=arguments.tile,
         overlap=overlap,
@@ -105,6 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
         if arguments.certainty and not model.gives_certainty:
             raise ArgumentsError(f"The {model.config.name} model has no certainty output: leave out --certainty.")
+        if arguments.overlap is None:
+            tiling = replace(tiling, overlap=fit_overlap(arguments.tile, model.config.overlap))
         guard = None if arguments.text_guard is None else open_reader(arguments.text_guard, arguments.ocr_models)
         hidden = True if arguments.quiet or arguments.json else None
         with Bar(len(plan.jobs), hidden) as bar:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import SCALE
+from ..config import SCALE, ModelConfig
 from ..errors import ConfigError
 from ..images.resample import Span, resize_matrix, resize_window
 
@@ -106,6 +106,12 @@ class Tiling:
     def on_lr(self) -> tuple[int, int]:
         """Tile and overlap in LR pixels."""
         return -(-self.tile // SCALE), self.overlap // SCALE
+
+
+def choose_tiling(config: ModelConfig, tile: int | None = None) -> Tiling:
+    """Make the tiling of a model where none is given: its own overlap, cut to what fits into the tile."""
+    tile = Tiling.tile if tile is None else tile
+    return Tiling(tile=tile, overlap=fit_overlap(tile, config.overlap))
 
 
 def fit_overlap(tile: int, overlap: int) -> int:

@@ -25,7 +25,7 @@ from ..prompt import read_prompt
 from .mask_edits import merge_edits
 from .run_tile import check_guide
 from .tiling import Tiling
-from .upscaling import DEFAULT_TILING, Progress, Upscaling
+from .upscaling import Progress, Upscaling
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -98,7 +98,7 @@ def upscale(
     model: TADiSR,
     image: Tensor,
     *,
-    tiling: Tiling = DEFAULT_TILING,
+    tiling: Tiling | None = None,
     color_fix: str = "off",
     text_guard: Reader | None = None,
     say: Callable[[str], object] = log.info,
@@ -110,6 +110,7 @@ def upscale(
     image: (B, C, h, w) in [0, 1], what lies outside is clamped, or levels in uint8 or uint16; C is 1 (grey), 2 (grey,
     alpha), 3 or 4 (RGBA). RGB of three equal channels stays grey. Colours are grown into transparent parts first; where
     alpha is not constant it is upscaled as an image of its own, and its text joins the mask.
+    tiling: None: tiles of 768 with the overlap that the model's config names.
     scale: 1 to 4; the network magnifies by 4, less is an exact resize of that. enlarged (B, 3, 4h, 4w): the image
     already brought to that size, fed as it is instead of a bicubic enlargement. guide (B or 1, 1, h', w') in [0, 1]:
     an edited text mask of any size that steers the decoders where it differs from the model's own by more than resizing

@@ -17,9 +17,9 @@ from ..errors import OutOfMemoryError
 from ..model import TADiSR
 from ..ocr import Reader
 from ..out_of_memory import free_memory, out_of_memory_reason
-from .tiling import Strip, Tiling
+from .tiling import Strip, Tiling, choose_tiling
 from .upscale import Options, Upscaled, upscale
-from .upscaling import DEFAULT_TILING, STRIP, Upscaling
+from .upscaling import STRIP, Upscaling
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,7 +34,7 @@ def upscale_strips(
     model: TADiSR,
     image: Tensor,
     *,
-    tiling: Tiling = DEFAULT_TILING,
+    tiling: Tiling | None = None,
     color_fix: str = "off",
     text_guard: Reader | None = None,
     say: Callable[[str], object] = log.warning,
@@ -45,6 +45,7 @@ def upscale_strips(
     No more than a row of tiles is held; with a colour fix or a text guard, which need the whole result first, that lies
     in a temporary file. Memory that does not suffice is answered by smaller tiles until the first strip is given.
     """
+    tiling = tiling or choose_tiling(model.config)
     if color_fix != "off" or text_guard is not None:
         with tempfile.TemporaryDirectory(prefix="tadisr-") as folder:
             result = upscale_in_memory(
@@ -104,7 +105,7 @@ def upscale_in_memory(
     model: TADiSR,
     image: Tensor,
     *,
-    tiling: Tiling = DEFAULT_TILING,
+    tiling: Tiling | None = None,
     color_fix: str = "off",
     text_guard: Reader | None = None,
     allocate: Callable[[tuple[int, ...]], Tensor] = torch.zeros,
@@ -117,6 +118,7 @@ def upscale_in_memory(
     pixels by .003 in the mean, a few by .07. say: called with one sentence at each attempt, which says so.
     Raises OutOfMemoryError where the smallest tile does not fit either.
     """
+    tiling = tiling or choose_tiling(model.config)
     while True:
         try:
             return upscale(

@@ -17,9 +17,8 @@ from . import color
 from .preview import Preview
 from .run_tile import check_guide, check_image, check_share, coarse_text, cut_enlarged, run_tile
 from .text_guard import guard_text, summarize
-from .tiling import Strip, Tile, Tiling, Window, blend_tiles, clip_span, crop_margin, span_of_window
+from .tiling import Strip, Tile, Tiling, Window, blend_tiles, choose_tiling, clip_span, crop_margin, span_of_window
 
-DEFAULT_TILING = Tiling()
 STRIP = 64  # rows of a finished result that are given at a time
 
 Progress = Callable[[int, int], None]
@@ -34,7 +33,7 @@ class Upscaling:
         image: Tensor,
         *,
         scale: float = SCALE,
-        tiling: Tiling = DEFAULT_TILING,
+        tiling: Tiling | None = None,
         enlarged: Tensor | None = None,
         guide: Tensor | None = None,
         fidelity: float = 0.0,
@@ -56,7 +55,8 @@ class Upscaling:
         if enlarged is not None and enlarged.shape != (len(image), 3, *self.full):
             found, expected = tuple(enlarged.shape), (len(image), 3, *self.full)
             raise ImageError(f"The enlarged image has shape {found}, expected {expected}.")
-        self.model, self.image, self.tiling = model, image.cpu(), tiling
+        self.model, self.image = model, image.cpu()
+        self.tiling = tiling or choose_tiling(model.config)
         self.enlarged, self.fidelity, self.detail, self.color_fix = enlarged, fidelity, detail, color_fix
         self.guide = None if guide is None else check_guide(guide, len(image))
         self.edited = edited  # 1 where the guide differs from the model's own mask; None: anywhere

@@ -287,3 +287,30 @@ def test_a_chinese_page_speaks_chinese(new: tuple[Comfy, Any]) -> None:
         assert title == words[kind]["display_name"]
         for name, label in inputs:
             assert label == words[kind]["inputs"][name]["name"]
+
+
+@pytest.mark.parametrize("front_end", ["asked for", "newest"])
+def test_markup_in_names_of_files_runs_nothing(front_end: str, request: pytest.FixtureRequest) -> None:
+    """What a node tells of files is shown as HTML by the page: by the line on the node, and by Preview as Text."""
+    if front_end == "newest":
+        comfy, page = request.getfixturevalue("new")
+    else:
+        comfy, page = request.getfixturevalue("comfy"), request.getfixturevalue("page")
+    folder = comfy.base / "input" / "marked"
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (12, 8)).save(folder / "good.png")
+    name = "<img src=x onerror=window.hit=1>"
+    (folder / f"{name}.png").write_bytes(b"broken")
+    (folder / f"{name}.txt").write_bytes(b"left out")
+    workflow = template("folder_batch")
+    node = next(node for node in workflow["nodes"] if node["type"] == "TADiSRUpscaleFolder")
+    node["widgets_values"][0] = "marked"
+    load(page, workflow)
+    outputs = run(comfy, page)
+    assert any(name in text for found in outputs.values() for text in found.get("text", [])), outputs
+    page.evaluate(
+        "() => { app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [200, 200]; app.canvas.setDirty(true, true) }"
+    )
+    page.wait_for_timeout(2000)
+    assert page.evaluate("window.hit") is None
+    assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0

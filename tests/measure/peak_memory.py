@@ -66,7 +66,7 @@ QUICK = [
 class ReturnInput:
     """A network that takes no memory of its own."""
 
-    config = SimpleNamespace(multiple=16, name="stub", decoder=SimpleNamespace(trunk=None))
+    config = SimpleNamespace(overlap=256, multiple=16, name="stub", decoder=SimpleNamespace(trunk=None))
     device = torch.device("cpu")
     dtype = torch.float32
     gives_certainty = False
