@@ -107,7 +107,7 @@ def staged_image(model: tadisr.TADiSR, image: Tensor) -> Tensor:
     return staged.decode(model, latent, attention).image
 
 
-def test_every_route_gives_the_librarys_picture(placed: Comfy, files: Path) -> None:
+def test_every_route_gives_the_librarys_image(placed: Comfy, files: Path) -> None:
     """A folder, single files; two adapters in one run; the staged chain."""
     prompt = chain("diffusers/KolorsTiny")
     prompt["one"] = node(

@@ -38,7 +38,7 @@ def test_every_other_language_says_all_of_it(comfy: Comfy, language: str, letter
 
 
 @pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
-def test_every_node_has_a_help_page_that_names_its_sockets_and_has_a_picture(comfy: Comfy, page: str) -> None:
+def test_every_node_has_a_help_page_that_names_its_sockets_and_has_an_image(comfy: Comfy, page: str) -> None:
     folder = f"{comfy.url}/extensions/tadisr/docs/"  # from where the page resolves a help page's links, Chinese or not
     for name, node in words("en").items():
         with urllib.request.urlopen(folder + page.format(name)) as answer:

@@ -81,7 +81,7 @@ def pictures(host: Comfy, result: Result, name: str) -> list[tuple[int, ...]]:
         ("1x8x10x2", "noise"), ("1x8x8x3", "wild"), ("1x8x8x3", "half"), ("2x40x5x3", "zeros"),
     ],
 )  # fmt: skip
-def test_any_picture_goes_through(odd: Comfy, shape: str, fill: str) -> None:
+def test_any_image_goes_through(odd: Comfy, shape: str, fill: str) -> None:
     batch, height, width, channels = map(int, shape.split("x"))
     prompt = whole(shape, fill)
     if channels < 3:  # Save Image takes three or four; our nodes give back as many as came in
@@ -104,7 +104,7 @@ def test_any_picture_goes_through(odd: Comfy, shape: str, fill: str) -> None:
         ("1x8x8x5", "noise", "cannot be upscaled"),
     ],
 )
-def test_what_is_no_picture_gets_one_sentence(odd: Comfy, shape: str, fill: str, message: str) -> None:
+def test_what_is_no_image_gets_one_sentence(odd: Comfy, shape: str, fill: str, message: str) -> None:
     for kept in (("up", "save"), ("encode", "denoise", "decode", "staged")):
         prompt = whole(shape, fill)
         result = odd.run({name: prompt[name] for name in ("odd", "model", *kept)})

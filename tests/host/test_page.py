@@ -186,7 +186,7 @@ def test_a_missing_model_is_offered_for_download() -> None:
         )
 
 
-def test_a_saved_picture_dropped_onto_the_page_brings_its_workflow(comfy: Comfy, page: Any) -> None:
+def test_a_saved_image_dropped_onto_the_page_brings_its_workflow(comfy: Comfy, page: Any) -> None:
     twin = read("workflows", "api", "upscale_preview.json")
     load(page, template("upscale_preview"))
     (picture,) = run(comfy, page)["4"]["images"]

@@ -59,7 +59,7 @@ def test_the_chain_is_the_upscaler_without_its_margin(comfy: Comfy) -> None:
         assert (got - expected).abs().max() < 1.5 / 255
 
 
-def test_the_heat_map_alone_and_over_the_picture(comfy: Comfy) -> None:
+def test_the_heat_map_alone_and_over_the_image(comfy: Comfy) -> None:
     prompt = staged()
     options = {"layers": "up", "heads": "0-1", "normalize": "picture", "color_map": "viridis"}
     prompt["map"] = node("TADiSRTextAttention", attention=["denoise", 1], **options)

@@ -100,7 +100,7 @@ def test_the_nodes_ocr_a_is_that_of_train_evaluate(comfy: Comfy, tmp_path: Path)
     )
 
 
-def test_text_from_one_picture_the_rest_from_another(comfy: Comfy) -> None:
+def test_text_from_one_image_the_rest_from_another(comfy: Comfy) -> None:
     prompt = {
         "a": sign(comfy, "text.png", "TEXT", size=(200, 100)),
         "rest": node("EmptyImage", width=100, height=50, batch_size=1, color=255),  # blue

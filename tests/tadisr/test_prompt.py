@@ -161,7 +161,7 @@ def tiny_adapter(tmp_path_factory: pytest.TempPathFactory, kolors_base: Path) ->
     return path
 
 
-def test_from_text_encoder_to_picture(
+def test_from_text_encoder_to_image(
     tmp_path: Path, tiny_adapter: Path, kolors_base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Encode by the command, upscale with it by the command and by the library."""

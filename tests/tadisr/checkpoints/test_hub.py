@@ -124,7 +124,7 @@ def begins(hub: Hub, name: str) -> list[int]:
     return [int((ranged or "bytes=0-").removeprefix("bytes=").rstrip("-")) for ranged in gets(hub, name)]
 
 
-def test_a_cut_connection_goes_on(tmp_path: Path) -> None:
+def test_a_cut_connection_resumes(tmp_path: Path) -> None:
     with Hub({"a/b": {BIG: noise(45_000_000)}}, cut={BIG: 2}) as hub:
         download.download_missing(download.plan_download(ANY, tmp_path, endpoint=hub.url), tmp_path)
         first, second, third = begins(hub, BIG)
@@ -132,7 +132,7 @@ def test_a_cut_connection_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / BIG).read_bytes() == noise(45_000_000)
 
 
-def test_another_run_goes_on_where_the_first_was_cut(tmp_path: Path) -> None:
+def test_another_run_resumes_where_the_first_was_cut(tmp_path: Path) -> None:
     """Half comes, then the server is down: one sentence. Later only the rest is asked for."""
     with Hub({"a/b": {BIG: noise(45_000_000)}}, cut={BIG: 1}, dies=True) as hub:
         plan = download.plan_download(ANY, tmp_path, endpoint=hub.url)

@@ -49,7 +49,7 @@ def test_one_file_to_one_file_and_scale(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "b.png").size == (24, 16)
 
 
-def test_a_broken_picture_fails_and_the_others_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_image_fails_and_the_others_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture(tmp_path / "in" / "good.png")
     (tmp_path / "in" / "bad.png").write_bytes(b"nothing")
     assert main(["upscale", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
@@ -67,7 +67,7 @@ def test_globs_and_names_that_meet(tmp_path: Path) -> None:
     assert [(job.source.name, job.target.name) for job in jobs] == [("a.jpg", "a.png"), ("a.png", "a.png.png")]
 
 
-def test_a_picture_never_overwrites_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_never_overwrites_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [str(picture(tmp_path / name)) for name in ("a.png", "a_mask.png")]
     assert main(["upscale", *names, "-o", str(tmp_path / "out"), "--mask"]) == 1
     assert "a_mask.png would be both an image and a map" in capsys.readouterr().err

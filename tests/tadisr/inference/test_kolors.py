@@ -70,7 +70,7 @@ def test_strength_goes_from_the_base_to_the_adapter_and_beyond(trained: Path, ko
 
 
 @torch.inference_mode()
-def test_number_types_give_the_same_picture_roughly(trained: Path, kolors_base: Path) -> None:
+def test_dtypes_give_the_same_image_roughly(trained: Path, kolors_base: Path) -> None:
     exact = load(trained, base=kolors_base)(IMAGE).image
     for dtype, most in ((torch.float16, 0.05), (torch.bfloat16, 0.3), (FP8, 0.4)):
         model = load(trained, base=kolors_base, dtype=dtype)
@@ -108,7 +108,7 @@ def test_fp8_keeps_small_weights_and_the_whole_lora() -> None:
 
 
 @torch.inference_mode()
-def test_a_vae_that_overflows_in_fp16_goes_on_in_fp32_and_says_so_once(
+def test_a_vae_that_overflows_in_fp16_continues_in_fp32_and_says_so_once(
     trained: Path, kolors_base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SDXL's does: its inner activations pass 65,504. Here one layer's are made to, and the next one's small again."""

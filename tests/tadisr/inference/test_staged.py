@@ -64,7 +64,7 @@ def test_a_residual_model_says_what_a_foreign_latent_lacks(compact: TADiSR) -> N
         stages.decode(compact, samples, attention)
 
 
-def test_pictures_are_picked_and_repeated_with_their_latents(model: TADiSR) -> None:
+def test_images_are_picked_and_repeated_with_their_latents(model: TADiSR) -> None:
     """Told by what the latents show, after the first stage and after the second."""
     images = torch.rand(3, 4, 8, 8)
     images[:, 3] = 0.4  # where alpha varies the upscaler runs it too
@@ -76,20 +76,20 @@ def test_pictures_are_picked_and_repeated_with_their_latents(model: TADiSR) -> N
     torch.testing.assert_close(twice, whole[[1, 1, 2]], atol=1e-4, rtol=0)
 
 
-def test_a_latent_sampled_anew_on_a_base_is_decoded_without_its_picture(tiny_kolors: TADiSR) -> None:
+def test_a_latent_sampled_anew_on_a_base_is_decoded_without_its_image(tiny_kolors: TADiSR) -> None:
     samples, source = stages.encode(tiny_kolors, torch.rand(1, 4, 7, 7))
     _, attention = stages.denoise(tiny_kolors, samples, source)
     assert stages.decode(tiny_kolors, torch.randn(samples.shape), attention).image.shape == (1, 3, 32, 32)
 
 
-def test_one_mask_or_one_for_each_picture(compact: TADiSR) -> None:
+def test_one_mask_or_one_for_each_image(compact: TADiSR) -> None:
     samples, source = stages.encode(compact, torch.rand(2, 3, 8, 8))
     z, attention = stages.denoise(compact, samples, source)
     with pytest.raises(ImageError, match="3 masks for 2 images"):
         stages.decode(compact, z, attention, guide=torch.rand(3, 1, 8, 8))
 
 
-def test_a_resized_latent_gives_a_resized_picture(model: TADiSR) -> None:
+def test_a_resized_latent_gives_a_resized_image(model: TADiSR) -> None:
     samples, source = stages.encode(model, torch.rand(1, 4, 10, 12), scale=2)
     larger = torch.nn.functional.interpolate(samples, scale_factor=2, mode="bicubic")
     z, attention = stages.denoise(model, larger, source)
@@ -120,7 +120,7 @@ def test_latents_that_cannot_be_told_get_one_sentence(compact: TADiSR, change, m
         stages.decode(compact, change(z), attention)
 
 
-def test_progress_counts_pictures(compact: TADiSR) -> None:
+def test_progress_counts_images(compact: TADiSR) -> None:
     calls: list[tuple[int, int]] = []
     stages.encode(compact, torch.rand(2, 3, 8, 8), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]

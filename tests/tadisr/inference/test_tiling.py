@@ -94,7 +94,7 @@ def test_seams_go_where_no_text_is() -> None:
     assert crossed(make_profiles(400, 160, 80)) > 0
 
 
-def test_a_picture_without_text_has_its_seams_in_the_middle() -> None:
+def test_an_image_without_text_has_its_seams_in_the_middle() -> None:
     first, last = place_seam((100, 180), 80, torch.zeros(300))
     assert abs((first + last) / 2 - 140) <= 1 and last - first == 20
     assert place_seam((100, 180), 80, None) == (100, 180)
@@ -120,7 +120,7 @@ def test_progress_counts_tiles_and_cancels() -> None:
     assert ran == [2]
 
 
-def test_pictures_of_a_batch_share_tiles_and_keep_their_order() -> None:
+def test_images_of_a_batch_share_tiles_and_keep_their_order() -> None:
     torch.manual_seed(0)
     lr = torch.rand(5, 3, 10, 12)
     sizes: list[int] = []

@@ -65,7 +65,7 @@ def test_denoise_is_the_plain_transformers_step(model: TADiSR) -> None:
 
 @pytest.mark.parametrize("kind", ["score", "probability"])
 @pytest.mark.parametrize("heads", ["all", "second_half"])
-def test_responses_are_what_the_pictures_tokens_ask_of_the_word(kind: str, heads: str) -> None:
+def test_responses_are_what_the_images_tokens_ask_of_the_word(kind: str, heads: str) -> None:
     """Against the queries and keys that diffusers' own processor hands to its attention."""
     torch.manual_seed(1)
     choice = TextAttentionConfig(response=kind, heads=heads, position=13)
@@ -110,7 +110,7 @@ def test_one_denoiser_and_no_other() -> None:
 
 
 @torch.inference_mode()
-def test_number_types_and_memory(tmp_path: Path) -> None:
+def test_dtypes_and_memory(tmp_path: Path) -> None:
     """The preset's LoRA on a base stored in half and in fp8; a VAE that overflows goes on in fp32; fp8 counts as half."""
     torch.manual_seed(0)
     lora = preset("cogview4").lora

@@ -42,7 +42,7 @@ def test_a_choice_of_nothing_gets_one_sentence(change: dict[str, str]) -> None:
         attention_heatmap.heat_map(attention(), **change)
 
 
-def test_normalised_by_picture_or_by_batch() -> None:
+def test_normalised_by_image_or_by_batch() -> None:
     response = torch.stack([torch.linspace(0, 1, 8), torch.linspace(0, 4, 8)])[:, None, None]
     of = Attention(torch.zeros(2, 4, 1, 1), None, [response], ["up_blocks.0.y"], (1, 8), (1, 8))
     each, together = (attention_heatmap.heat_map(of, normalize=n) for n in ("picture", "batch"))
@@ -53,7 +53,7 @@ def test_normalised_by_picture_or_by_batch() -> None:
 
 
 @pytest.mark.parametrize("name", attention_heatmap.COLOR_MAPS)
-def test_colours_rise_with_the_heat_and_lie_over_a_picture(name: str) -> None:
+def test_colours_rise_with_the_heat_and_lie_over_an_image(name: str) -> None:
     heat = torch.linspace(0, 1, 64).view(1, 1, 1, 64).expand(1, 1, 8, 64)
     colors = attention_heatmap.colorize_heat(heat, name)
     assert colors.shape == (1, 3, 8, 64) and colors.min() >= 0 and colors.max() <= 1

@@ -226,7 +226,7 @@ def test_a_sinc_passes_what_lies_below_its_cutoff(cutoff: float) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_picture_does_not_depend_on_its_batch(name: str) -> None:
+def test_an_image_does_not_depend_on_its_batch(name: str) -> None:
     hr = tensor(photograph(64)).expand(6, -1, -1, -1)
     whole = degrade_batch(hr, name, rngs(6))
     alone = [degrade_batch(hr[:1], name, [rng])[0] for rng in rngs(6)]
@@ -255,7 +255,7 @@ def test_together_leaves_the_others_in_their_places() -> None:
     assert [float(d) for d in done] == [0, 1, -2, -3, 4] and calls == [[0, 3], [2]]
 
 
-def test_both_sets_of_tools_do_the_same_to_a_picture() -> None:
+def test_both_sets_of_tools_do_the_same_to_an_image() -> None:
     """One recipe without noise: OpenCV's and torch's results differ by rounding and by how `area` is understood."""
     hr, kernel = photograph(), draw_kernel(REAL_ESRGAN.first.kernels, np.random.default_rng(3))
     from train.data.degradation.recipes import Pictures

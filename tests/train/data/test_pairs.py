@@ -117,7 +117,7 @@ def test_sides_that_are_no_multiple_of_four(tmp_path: Path) -> None:
         _ = open_pairs(tmp_path)[0].lr
 
 
-def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
+def test_images_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     plain(tmp_path, ["a"])
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -214,7 +214,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         open_pairs(tmp_path)
 
 
-def test_broken_pictures_are_named(tmp_path: Path) -> None:
+def test_broken_images_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     picture(path, 40, 40)
     path.write_bytes(path.read_bytes()[:-400])

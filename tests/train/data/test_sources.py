@@ -210,7 +210,7 @@ def test_procedural_backgrounds_are_reproducible() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK", "I;16"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
+def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str) -> None:
     if mode == "I;16":
         Image.fromarray(np.full((4, 6), 0x80FF, np.uint16)).save(tmp_path / "a.png")
     else:
@@ -220,7 +220,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert image[0, 0, 0] == {"RGBA": 255, "LA": 255, "CMYK": 255, "I;16": 0x80}.get(mode, 0)  # clear is white
 
 
-def test_a_mask_lies_on_the_picture_as_stored_whatever_exif_says(tmp_path: Path) -> None:
+def test_a_mask_lies_on_the_image_as_stored_whatever_exif_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     write(tmp_path / "a.png", picture(0), exif=exif)
@@ -241,7 +241,7 @@ def test_codings_of_masks_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "gone"])
-def test_a_broken_picture_is_named(tmp_path: Path, damage: str) -> None:
+def test_a_broken_image_is_named(tmp_path: Path, damage: str) -> None:
     path = write(tmp_path / "photo.jpg", picture(0, 200, 200))
     source = open_source("folder", tmp_path)
     data = path.read_bytes()

@@ -53,7 +53,7 @@ def test_shapes_and_ranges(stream: RenderedText) -> None:
 
 
 @pytest.mark.parametrize("kind", SCENES)
-def test_the_mask_is_exactly_where_ink_changed_the_picture(kind: str, stream: RenderedText) -> None:
+def test_the_mask_is_exactly_where_ink_changed_the_image(kind: str, stream: RenderedText) -> None:
     """Every scene: drawn again without its text, the image differs where the mask says, nowhere else."""
     differing = 0
     for seed in range(6):
@@ -178,7 +178,7 @@ def test_degradations_give_lr_images_in_range(preset: str) -> None:
         assert np.isfinite(degrade_image(hr, preset, np.random.default_rng(seed))).all()
 
 
-def test_degrading_keeps_the_picture_in_its_place() -> None:
+def test_degrading_keeps_the_image_in_its_place() -> None:
     """No preset shifts: the centre of a blob stays where it was."""
     y, x = np.mgrid[0:128, 0:128]
     blob = np.exp(-((x - 50.0) ** 2 + (y - 70.0) ** 2) / 400).astype(np.float32)[..., None].repeat(3, 2)

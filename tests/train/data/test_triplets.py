@@ -46,7 +46,7 @@ def test_crops_stay_aligned(same: bool, tmp_path: Path) -> None:
     assert len(places) > 8
 
 
-def test_a_sample_is_its_index_and_every_pass_has_every_picture(tmp_path: Path) -> None:
+def test_a_sample_is_its_index_and_every_pass_has_every_image(tmp_path: Path) -> None:
     config = data(kind="pairs", folder=str(pairs(tmp_path / "p")))
     one, other = (open_training_samples(config, seed=1) for _ in range(2))
     order = [round(float(one.draw_sample(i)["hr"][2, 0, 0]) * 255 / 20) for i in range(12)]

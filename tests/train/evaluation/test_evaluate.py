@@ -172,7 +172,7 @@ def test_the_same_again_computes_nothing(
     picture.write_bytes(before)
 
 
-def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     make = methods.Plain.make
 

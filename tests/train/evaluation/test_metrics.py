@@ -72,7 +72,7 @@ def test_ssim_padded_with_zeros_is_the_authors(two: tuple[np.ndarray, np.ndarray
     assert abs(metrics.compute_ssim(*two, padding="zeros") - metrics.compute_ssim(*two)) > 1e-4
 
 
-def test_ssim_of_a_picture_smaller_than_its_window_is_refused() -> None:
+def test_ssim_of_an_image_smaller_than_its_window_is_refused() -> None:
     with pytest.raises(ImageError, match="12x10 is too small for SSIM"):
         metrics.compute_ssim(np.zeros((10, 12, 3)), np.zeros((10, 12, 3)))
 

@@ -84,7 +84,7 @@ def test_the_page_shows_the_worst_first(report: Path) -> None:
     assert "CLOSER" in text and "CLOSED" in text and "rapidocr" in text
 
 
-def test_the_csv_files_hold_every_picture_and_line(report: Path) -> None:
+def test_the_csv_files_hold_every_image_and_line(report: Path) -> None:
     with (report / "pictures.csv").open() as file:
         pictures = list(csv.DictReader(file))
     assert len(pictures) == 15 and {row["picture"] for row in pictures} == {"0", "1", "2"}

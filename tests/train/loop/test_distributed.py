@@ -86,7 +86,7 @@ def test_two_processes_are_one_with_the_doubled_batch(program: list[str], alone:
 
 
 @pytest.mark.slow
-def test_a_split_run_goes_on(tmp_path: Path) -> None:
+def test_a_split_run_resumes(tmp_path: Path) -> None:
     """FSDP: two steps at once, and one, then one more from what was saved."""
     options = ["ema=0.9", "data.workers=0", "panel=1", "panel_every=9", "batch=1", "schedule=constant"]
     launch(["tests/fixtures/fsdp_on_cpu.py"], tmp_path / "whole", *options, "steps=2")
@@ -106,7 +106,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_killed_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_killed_it_resumes_as_if_nothing_had_been(tmp_path: Path) -> None:
     """kill -9 to the process and its workers in the middle of a run; the same losses and weights to the last bit."""
     options = [
         "steps=6",

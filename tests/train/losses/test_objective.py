@@ -99,7 +99,7 @@ def test_a_pattern_of_the_lr_pixels_is_the_grid() -> None:
     )
 
 
-def test_without_joint_decoders_only_the_picture_counts(pictures: tuple[torch.Tensor, ...]) -> None:
+def test_without_joint_decoders_only_the_image_counts(pictures: tuple[torch.Tensor, ...]) -> None:
     image, _, target, mask = pictures
     terms = Objective(LossConfig(lpips="off"))(image, None, target, mask)
     assert terms.keys() == {"mse", "mf", "total"}

@@ -88,7 +88,7 @@ def test_the_blur_takes_away_what_is_one_pixel_wide() -> None:
     assert (blur_line(line, 0.0) - line).abs().max() < 1e-6
 
 
-def test_what_reads_alike_costs_little_and_the_gradient_reaches_the_picture(loss: OCRLoss) -> None:
+def test_what_reads_alike_costs_little_and_the_gradient_reaches_the_image(loss: OCRLoss) -> None:
     picture, mask = page()
     assert loss(picture, picture, mask) == 0
     blurred = torch.nn.functional.avg_pool2d(picture, 9, 1, 4)
@@ -121,7 +121,7 @@ def test_it_is_one_more_term() -> None:
     assert LossConfig().ocr == 0
 
 
-def test_so_many_lines_of_a_picture_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_lines_of_an_image_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, mask = page()
     read = []
     for lines in (1, 4):

@@ -52,7 +52,7 @@ def rows(run: Path) -> list[dict[str, float]]:
 # ---- fit ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit.train_segmenter(config(tmp_path, out=str(tmp_path / "whole")))
     killed = config(tmp_path, out=str(tmp_path / "killed"))
     write = fit.Log.write
@@ -197,7 +197,7 @@ def test_validation_and_overrides(tmp_path: Path) -> None:
             main(["fit", str(path), *overrides])
 
 
-def test_pictures_without_masks_cannot_teach(tmp_path: Path) -> None:
+def test_images_without_masks_cannot_teach(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     with pytest.raises(TADiSRError, match=r"a\.png has no mask"):
         fit.train_segmenter(config(tmp_path, sources=[{"kind": "folder", "path": str(tmp_path)}]))
@@ -269,7 +269,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_masks_are_written_once_and_broken_pictures_put_aside(tmp_path: Path) -> None:
+def test_masks_are_written_once_and_broken_images_put_aside(tmp_path: Path) -> None:
     source, out, segmenter = open_source("folder", folder(tmp_path)), tmp_path / "out", Dark()
     assert write_masks(segmenter, source, out, limit=2) == {"written": 2, "skipped": 0, "broken": 0}
     assert write_masks(segmenter, source, out, batch=2) == {"written": 1, "skipped": 2, "broken": 1}

@@ -178,7 +178,7 @@ def test_adapters_stand_where_hi_sam_puts_them() -> None:
         torch.testing.assert_close(block(x), expected)
 
 
-def test_a_prompt_is_the_picture_under_its_map() -> None:
+def test_a_prompt_is_the_image_under_its_map() -> None:
     aligner = tiny().modal_aligner
     embedding = torch.randn(2, TINY.channels, 8, 8)
     seen: list[Tensor] = []
@@ -316,7 +316,7 @@ def test_any_sizes_in_one_call_are_as_one_by_one(tmp_path: Path) -> None:
         np.testing.assert_allclose(segmenter([image])[0], mask, atol=2e-4)
 
 
-def test_a_small_picture_fills_the_square_as_hi_sam_scales_it(tmp_path: Path) -> None:
+def test_a_small_image_fills_the_square_as_hi_sam_scales_it(tmp_path: Path) -> None:
     """By hand: longer side to 1024 (here 128), bilinear, normalised, padded right and below; the answer brought back."""
     model, image = tiny(7), picture(32, 64)
     x = torch.from_numpy(image).permute(2, 0, 1)[None].float()

@@ -65,7 +65,7 @@ def test_the_index_says_where_everything_came_from(made: Path, pictures: Path) -
         assert not outside.any()
 
 
-def test_broken_pictures_are_set_aside_and_readable_grounds_dropped(made: Path) -> None:
+def test_broken_images_are_set_aside_and_readable_grounds_dropped(made: Path) -> None:
     rows = [json.loads(row) for row in (made / "quarantine.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and all("b_broken" in row["key"] for row in rows)
     assert all("cannot be read as an image" in row["reason"] for row in rows)
@@ -75,7 +75,7 @@ def test_broken_pictures_are_set_aside_and_readable_grounds_dropped(made: Path) 
     assert next(r for key, r in grounds.items() if "c_empty" in key)["status"] == "kept"
 
 
-def test_lines_are_cut_out_of_pictures_and_masked_by_the_segmenter(made: Path) -> None:
+def test_lines_are_cut_out_of_images_and_masked_by_the_segmenter(made: Path) -> None:
     masks = read_records(made / "work/masks/journal.jsonl")
     (page,) = [r for r in masks if "a_page" in r["key"]]
     assert page["mask"] and Image.open(made / "work/masks" / page["mask"]).size == (420, 200)

@@ -173,7 +173,7 @@ def test_the_set_is_made_ready(real_ce: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_killed_run_goes_on_and_other_settings_are_refused(real_ce: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_other_settings_are_refused(real_ce: Path, tmp_path: Path) -> None:
     first = Bright()
     counts = prepare_data_set(real_ce, tmp_path, segmenter=first)
     journal = tmp_path / "alignment.jsonl"
