@@ -36,11 +36,10 @@ def test_half_of_input_and_output_and_two_tiles(cases: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_400_megapixels_are_never_held(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The input's 100 MP in 8 bits are held, once as Pillow decodes them, and one row of tiles; 1.2 GB come out."""
+def test_400_megapixels_are_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input's 100 MP in 8 bits are held, once as Pillow decodes them, and one row of tiles; 1.2 GB come out. Minutes."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    ((_, peak, _),) = run_measurement("command", tmp_path, suffix)
-    with Image.open(tmp_path / f"output.{suffix}") as image:
+    ((_, peak, _),) = run_measurement("command", tmp_path, "png")
+    with Image.open(tmp_path / "output.png") as image:
         assert image.size == (20000, 20000)
-    assert float(peak) < 1300
+    assert float(peak) < 1000
