@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,6 +90,13 @@ def read_frames(path: str | Path) -> Iterator[Frame]:
             )
 
 
+# What Pillow's parsers run into in damaged files, beside the errors that they raise on purpose.
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError, NotImplementedError,
+    AssertionError, struct.error, zlib.error,
+)  # fmt: skip
+
+
 @contextmanager
 def named_errors(path: str | Path) -> Iterator[None]:
     """Turn what Pillow raises into ImageError with the file's name and what to do."""
@@ -103,8 +112,8 @@ def named_errors(path: str | Path) -> Iterator[None]:
         raise ImageError(f"{path} is no image this program can read.") from error
     except FileNotFoundError as error:
         raise ImageError(f"{path} is missing.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path} is broken: {error}.") from error
+    except DAMAGE as error:
+        raise ImageError(f"{path} is broken: {str(error) or type(error).__name__}.") from error
 
 
 def list_frames(image: Image.Image) -> list[int]:

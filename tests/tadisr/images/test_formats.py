@@ -329,3 +329,12 @@ def test_a_name_that_says_another_format(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_text("<html>not found", encoding="utf-8")
     with pytest.raises(ImageError, match="no image this program can read"):
         read_one(tmp_path / "b.jpg")
+
+
+def test_a_page_whose_directory_lacks_its_size(tmp_path: Path) -> None:
+    """Pillow raises TypeError. So it was for two of 300 damaged images of tests/hostile."""
+    data = pack_tiff(np.zeros((4, 8), np.int64), 8, 1)
+    second = struct.pack("<HHHLL", 1, 262, 4, 1, 1) + bytes(4)
+    (tmp_path / "a.tif").write_bytes(data[:-4] + struct.pack("<L", len(data)) + second)
+    with pytest.raises(ImageError, match=r"a\.tif is broken: Missing dimensions"):
+        list(read_frames(tmp_path / "a.tif"))
