@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,7 @@ class Speed:
         if not self.enabled or number != PROFILED:
             yield
             return
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler writes its start and stop to stderr
         with profile(activities=activities()) as profiled:
             yield
         self.convolutions = share_in_convolutions(profiled)
