@@ -32,6 +32,8 @@ def test_refusals_and_failures_are_comfys_own_sentences(comfy: Comfy, tmp_path: 
     with pytest.raises(RuntimeError, match="bigger than max"):
         asyncio.run(run_workflow(comfy.url, tmp_path / "photo.png", tmp_path / "out", scale=9.0))
     with pytest.raises(RuntimeError, match="smaller than min"):
+        asyncio.run(run_workflow(comfy.url, tmp_path / "photo.png", tmp_path / "out", tile=-1))
+    with pytest.raises(RuntimeError, match="tile is 16, expected 128 or more"):  # the node's own
         asyncio.run(run_workflow(comfy.url, tmp_path / "photo.png", tmp_path / "out", tile=16))
 
 

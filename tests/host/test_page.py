@@ -210,9 +210,9 @@ SURROUND = """() => {
   const [chain] = app.graph._nodes;
   const add = (type) => { const n = LiteGraph.createNode(type); app.graph.add(n); return n };
   const image = add('LoadImage'), model = add('TADiSRLoader');
-  picture.widgets[0].value = 'sample.png';
+  image.widgets[0].value = 'sample.png';
   const slot = (slots, name) => slots.findIndex((s) => s.name === name);
-  picture.connect(0, chain, slot(chain.inputs, 'image'));
+  image.connect(0, chain, slot(chain.inputs, 'image'));
   model.connect(0, chain, slot(chain.inputs, 'model'));
   for (const [output, kind] of [['image', 'SaveImage'], ['heat map', 'PreviewImage'], ['mask', 'MaskPreview']])
     chain.connect(slot(chain.outputs, output), add(kind), 0);
