@@ -197,7 +197,7 @@ def train_locked(config: FitConfig, accelerator: Accelerator, stop: StopRequest,
         validation = Validation(config.validate, samples, count, accelerator) if config.validate.every else None
     journal = Journal(out, step) if accelerator.is_main_process else None
     bar.initial = bar.n = step
-    speed = Speed(enabled=not config.compile and accelerator.num_processes == 1)
+    speed = Speed(enabled=not config.compile and accelerator.distributed_type == DistributedType.NO)
     waited, begun = 0.0, time.perf_counter()
     values: dict[str, float] = {}
     norm: Any = None  # of the last step's gradient, before it is cut
