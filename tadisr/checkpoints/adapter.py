@@ -193,6 +193,7 @@ def load_tensors(
     or the base is another one.
     """
     compute = (compute or torch.float32) if dtype == FP8 else dtype
+    model.file = str(path)
     table = read_table(path)
     header = _header(table)
     tensors = dict(table.read({name: name for name in table.entries}))

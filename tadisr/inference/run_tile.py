@@ -65,7 +65,8 @@ def require_finite(model: TADiSR, *results: Tensor | None) -> None:
         if model.dtype == torch.float32
         else "load it in fp32, or bf16 where the GPU has it; if that gives the same, its weights are damaged"
     )
-    raise ResultError(f"The {model.config.name} model gave NaN or infinite values in {kind}: {advice}.")
+    of_file = "" if model.file is None else f" of {model.file}"
+    raise ResultError(f"The {model.config.name} model{of_file} gave NaN or infinite values in {kind}: {advice}.")
 
 
 @torch.inference_mode()

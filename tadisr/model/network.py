@@ -60,6 +60,7 @@ class TADiSR(nn.Module):
         super().__init__()
         self.config = config
         self.overflowed = False  # fp16 did not suffice for the VAE: it and the decoders run in fp32
+        self.file: str | None = None  # whose weights it has, for messages; None where they were made here
         self.placed: torch.device | None = None  # where it runs, when a host that moves layers one by one says so
         self.base_digest: dict[str, str | None] = {}  # of each part of a frozen base, set by whoever loads one
         self.vae: AutoencoderKL = parts.get("vae") or build_vae(config)  # pyright: ignore[reportAttributeAccessIssue]

@@ -37,6 +37,7 @@ def test_a_saved_model_loads_as_the_same_model(compact: TADiSR, file: Path) -> N
     loaded = load(file)
     with torch.inference_mode():
         assert torch.equal(loaded(image).image, compact(image).image)
+    assert loaded.file == str(file) and compact.file is None
     header = adapter.read_header(file)
     assert header.config == compact.config
     assert header.training["steps"] == 7
