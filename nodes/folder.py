@@ -9,7 +9,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..tadisr import SCALE, TADiSRError
+from ..tadisr import TADiSRError
 from ..tadisr.files.plan import Job, Plan, make_plan
 from ..tadisr.files.upscale import Results, Watcher, summarize, upscale_files
 from ..tadisr.images.write import FORMATS
@@ -21,7 +21,7 @@ from .host import image_folders, schema
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, message_sender, show_text
-from .host.tiles import make_tiling
+from .host.tiles import MODEL_TOO_LARGE, make_tiling
 
 log = logging.getLogger("tadisr")
 
@@ -53,10 +53,7 @@ class TADiSRUpscaleFolder(Node):
                     tooltip="A folder within ComfyUI's output folder. It is made if it is missing.",
                 ),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model."),
-                io.Float.Input(
-                    "scale", default=4.0, min=1.0, max=4.0, step=0.25,
-                    tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
-                ),
+                schema.scale_input(),
                 io.Combo.Input(
                     "format", options=list(FORMATS), default="png",
                     tooltip="Of the results. png and tif keep 16 bits and transparency; jpg does not.",
@@ -82,15 +79,8 @@ class TADiSRUpscaleFolder(Node):
                         "quality", default=95, min=1, max=100, tooltip="Of jpg, webp and avif; png and tif lose nothing."
                     )
                 ),
-                schema.Tiles.Input(
-                    "tiling", optional=True, tooltip="From TADiSR Tiling; it replaces the three tile settings here."
-                ),
-                schema.fold_away(
-                    io.Float.Input(
-                        "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
-                        tooltip="Blend toward the plainly resized input outside the text, 0 to 1.",
-                    )
-                ),
+                schema.tiling_input(),
+                schema.fold_away(schema.fidelity_input()),
                 schema.fold_away(schema.detail_input()),
             ],
             outputs=[
@@ -130,9 +120,7 @@ class TADiSRUpscaleFolder(Node):
         plan = make_plan([str(source)], out, kind=format, mask=write_masks, skip_existing=skip_existing)
         results = Results(scale, quality, mask=write_masks)
         lines = FileLines(cls.hidden.unique_id, plan, source)
-        pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
-        advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
-        with in_memory(model, "all", pixels=pixels, advice=advice) as network:
+        with in_memory(model, "all", pixels=tiling.pixels, advice=MODEL_TOO_LARGE) as network:
             make_strips = partial(
                 upscale_strips, network, scale=scale, tiling=tiling, fidelity=fidelity, detail=detail, color_fix=color,
                 device=model.load_device, progress=lines.move, preview=lines.progress.preview,

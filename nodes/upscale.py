@@ -17,7 +17,7 @@ from .host import folders, schema, tensors
 from .host.checked_node import Node
 from .host.model_management import Loaded, in_memory
 from .host.progress import Progress, message_sender
-from .host.tiles import make_tiling
+from .host.tiles import MODEL_TOO_LARGE, make_tiling
 
 
 class TADiSRUpscale(Node):
@@ -35,10 +35,7 @@ class TADiSRUpscale(Node):
             inputs=[
                 io.Image.Input("image", tooltip="One image or a batch, any size, with or without alpha."),
                 schema.Model.Input("model", tooltip="From Load TADiSR Model."),
-                io.Float.Input(
-                    "scale", default=4.0, min=1.0, max=4.0, step=0.25,
-                    tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
-                ),
+                schema.scale_input(),
                 schema.tile_input(),
                 schema.fold_away(schema.overlap_input()),
                 schema.fold_away(schema.tile_batch_input("tile_batch")),
@@ -47,14 +44,9 @@ class TADiSRUpscale(Node):
                     tooltip="Bring the colours back to the input's: adain by mean and deviation, lab the same in CIELAB, "
                     "wavelet by its coarse structure.",
                 ),
-                schema.Tiles.Input(
-                    "tiling", optional=True, tooltip="From TADiSR Tiling; it replaces the three tile settings here."
-                ),
+                schema.tiling_input(),
                 schema.guide_input(),
-                io.Float.Input(
-                    "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="Blend toward the plainly resized input outside the text, 0 to 1.",
-                ),
+                schema.fidelity_input(),
                 schema.detail_input(),
                 schema.text_guard_input(),
                 schema.resize_to_input(),
@@ -88,9 +80,7 @@ class TADiSRUpscale(Node):
         guard = None if text_guard == "off" else open_reader(text_guard, folders.ocr_models(text_guard))
         wanted = scale if resize_to == "scale" else scale_for(*image.shape[1:3], resize_to, target_size)
         pictures = tensors.from_comfy(image)
-        pixels = tiling.batch * (tiling.tile + 2 * SCALE * tiling.margin) ** 2
-        advice = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
-        with in_memory(model, "all", pixels=pixels, guided=guide is not None, advice=advice) as network:
+        with in_memory(model, "all", pixels=tiling.pixels, guided=guide is not None, advice=MODEL_TOO_LARGE) as network:
             for factor in split_passes(wanted):
                 progress = Progress(cls.hidden.unique_id, "tile")
                 result = upscale_in_memory(

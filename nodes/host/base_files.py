@@ -50,7 +50,7 @@ def base_path(name: str) -> Path | None:
 
 @functools.lru_cache(maxsize=4096)
 def detect_kind(path: str, _when: int) -> str | None:
-    """Detect what a file is, also an incomplete one; None where its header does not tell."""
+    """Detect the kind of a file, whole or incomplete, from its header; None for an unknown header."""
     try:
         return describe_table(read_table(path, whole=False))
     except CheckpointError:

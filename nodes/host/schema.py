@@ -36,6 +36,24 @@ def fold_away(shown: InputT) -> InputT:
     return shown
 
 
+def scale_input() -> io.Float.Input:
+    return io.Float.Input(
+        "scale", default=4.0, min=1.0, max=4.0, step=0.25,
+        tooltip="Magnification. The network always works at 4x; less is an exact resize of its result.",
+    )  # fmt: skip
+
+
+def tiling_input() -> io.Input:
+    return Tiles.Input("tiling", optional=True, tooltip="From TADiSR Tiling; it replaces the three tile settings here.")
+
+
+def fidelity_input() -> io.Float.Input:
+    return io.Float.Input(
+        "fidelity", default=0.0, min=0.0, max=1.0, step=0.05, optional=True,
+        tooltip="Blend toward the plainly resized input outside the text, 0 to 1.",
+    )  # fmt: skip
+
+
 def tile_input() -> io.Int.Input:
     return io.Int.Input(
         "tile", default=768, min=0, max=8192, step=64,

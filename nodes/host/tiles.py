@@ -7,7 +7,6 @@ from typing import Any
 
 import comfy.model_management as mm
 
-from ...tadisr.config import SCALE
 from ...tadisr.errors import ConfigError
 from ...tadisr.inference.tiling import Tiling, fit_overlap
 from .model_management import Loaded, estimate_activations
@@ -16,6 +15,7 @@ AUTO_TILE, AUTO_OVERLAP = 0, -1
 SMALLEST = 128
 SIDES = (768, 640, 512, 384, 256)  # to choose from; 768 is the authors' own
 USED = 0.8  # of the free memory
+MODEL_TOO_LARGE = "The model does not fit into the memory: load it with dtype fp16, bf16 or fp8, or free memory."
 
 
 def make_tiling(
@@ -45,7 +45,7 @@ def choose_tile(model: Loaded | None, batch: int = 1) -> int:
     free = mm.get_free_memory(model.load_device) * USED
 
     def needed(side: int) -> int:
-        pixels = batch * (side + 2 * SCALE * Tiling.margin) ** 2
+        pixels = Tiling(tile=side, overlap=0, batch=batch).pixels
         return estimate_activations(model.network, "all", pixels, guided=False)
 
     return next((side for side in SIDES if needed(side) <= free), SIDES[-1])

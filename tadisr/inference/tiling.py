@@ -103,15 +103,19 @@ class Tiling:
             raise ConfigError(f"blend is {self.blend!r}, expected one of {', '.join(BLENDS)}.")
 
     @property
+    def pixels(self) -> int:
+        """Count the pixels of a batch of tiles with their margins on both sides."""
+        return self.batch * (self.tile + 2 * SCALE * self.margin) ** 2
+
+    @property
     def on_lr(self) -> tuple[int, int]:
         """Tile and overlap in LR pixels."""
         return -(-self.tile // SCALE), self.overlap // SCALE
 
 
-def choose_tiling(config: ModelConfig, tile: int | None = None) -> Tiling:
+def choose_tiling(config: ModelConfig) -> Tiling:
     """Make the tiling of a model where none is given: its own overlap, cut to what fits into the tile."""
-    tile = Tiling.tile if tile is None else tile
-    return Tiling(tile=tile, overlap=fit_overlap(tile, config.overlap))
+    return Tiling(overlap=fit_overlap(Tiling.tile, config.overlap))
 
 
 def fit_overlap(tile: int, overlap: int) -> int:
@@ -393,7 +397,7 @@ def clip_span(span: Span, size: int) -> Span:
 
 
 def crop_margin(tile: Tile, top: int, left: int, place: tuple[Span, Span]) -> Tile:
-    """Crop the margin of a tile that lies outside the image; top, left: its window's, in LR pixels."""
+    """Crop a tile to `place`, without the margin outside the image. top, left: of its window, in LR pixels."""
     (y0, y1), (x0, x1) = place
     rows = slice(y0 - top * SCALE, y1 - top * SCALE)
     columns = slice(x0 - left * SCALE, x1 - left * SCALE)

@@ -135,7 +135,7 @@ class Upscaling:
         return blend_on_ground(alpha, layers.dark).expand(3, -1, -1)
 
     def run_network(self, jobs: list[tuple[Window, Callable[[Window], Tensor]]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run the network on images (3, H, W) -> images (3, H, W) and maps (k, H, W), float32 on the CPU. Empties `images`."""
+        """Run the network on (window, how to make its image) -> images (3, H, W), maps (k, H, W), float32 on the CPU."""
         for first in range(0, len(jobs), self.tiling.batch):
             group = jobs[first : first + self.tiling.batch]
             images = [enlarge(window)[None] for window, enlarge in group]

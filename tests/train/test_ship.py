@@ -1,4 +1,4 @@
-"""train.ship: what a shipped file is made of."""
+"""train.ship: the weights and the header of a shipped file."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def load_photos(folders: list[Path]) -> list[NDArray[np.uint8]]:
         if image is None or min(image.shape[:2]) < 700:
             continue
         thumbnail = cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA)
-        key = (thumbnail // 24).tobytes()  # one image often lies there in many sizes
+        key = (thumbnail // 24).tobytes()  # the folders hold many images in several sizes
         if key in seen:
             continue
         seen.add(key)
